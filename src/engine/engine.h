@@ -1,0 +1,148 @@
+/*
+ * The engine: requests of token ids in, tokens out. It owns the scheduler, the
+ * KV blocks and the prefix tree and drives one back end from one thread. It
+ * knows no text and no device. engine/README has the rules that span files.
+ *
+ * engine_submit and engine_cancel may be called from any thread. Events are
+ * posted from the engine thread through the request's post function.
+ */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend/backend.h"
+#include "base/err.h"
+#include "grammar/grammar.h"
+#include "metrics/metrics.h"
+
+struct engine;
+
+struct engine_options {
+    uint32_t max_running;   /* sequences in a step */
+    uint32_t max_queue;     /* waiting requests; more are refused */
+    uint32_t step_tokens;   /* token budget of a step */
+    uint32_t prefill_chunk; /* most tokens of one sequence a step; 0 = budget */
+    uint32_t max_context;
+    uint32_t n_blocks;      /* of the back end's plan */
+    bool prefix_cache;
+    bool overlap;           /* keep backend depth steps in flight */
+    uint32_t n_vocab;
+};
+
+enum engine_finish {
+    ENGINE_RUNNING = 0,
+    ENGINE_STOP,      /* an end or stop id; stop_id says which */
+    ENGINE_LENGTH,    /* max_tokens or the context's end */
+    ENGINE_CANCELLED, /* engine_cancel */
+    ENGINE_ERROR,     /* the back end or a grammar failed; err has the text */
+    ENGINE_ABORTED    /* the engine shuts down */
+};
+
+/* Log-probabilities of an event's tokens or of the prompt. One malloc block:
+ * the receiver frees it with free(). n entries; entry i has n_top
+ * alternatives at top[i * n_top]. */
+struct engine_logprobs {
+    uint32_t n, n_top;
+    struct logprob *token;  /* [n]; id -1: none (first prompt token) */
+    uint32_t *rank;         /* [n] */
+    struct logprob *top;    /* [n * n_top] */
+};
+
+struct engine_event {
+    void *user;              /* of the request */
+    uint32_t n_tok;
+    int32_t token[BACKEND_OUT_MAX];
+    struct engine_logprobs *logprobs;  /* of these tokens, or NULL */
+    struct engine_logprobs *prompt;    /* once, with the first event */
+    enum engine_finish finish;         /* RUNNING, or the last event */
+    int32_t stop_id;                   /* ENGINE_STOP; -1 = none */
+    uint32_t n_cached;                 /* prompt tokens found in the cache */
+    uint64_t queue_ns, prefill_ns;     /* set with the first token */
+    char *error;                       /* ENGINE_ERROR: malloc'ed text */
+};
+
+/* Exactly one event has finish != ENGINE_RUNNING, and it is the last one: from
+ * then on the engine does not touch the request any more. */
+typedef void (*engine_post_fn)(const struct engine_event *ev);
+
+struct engine_image {
+    const float *pixels;   /* [3, height, width] */
+    int height, width;
+    uint32_t pos;          /* place of its first [IMG] in the prompt */
+    uint32_t n_tokens;     /* [IMG], break and end tokens it spans */
+    uint64_t hash[2];      /* mixed into the prefix keys of its tokens */
+};
+
+/* Thinking budget and guard; ids < 0 switch it off. */
+struct engine_think {
+    int32_t open, close;   /* [THINK], [/THINK] */
+    bool inside;           /* the prompt ends inside a thought */
+    int64_t budget;        /* tokens inside; -1 = no limit; then close is
+                              forced */
+    bool hold_end;         /* an end id inside a thought becomes close */
+};
+
+/* A request. All memory belongs to the caller and stays until the last event;
+ * the engine changes nothing in it. */
+struct engine_request {
+    void *user;
+    engine_post_fn post;
+    const int32_t *prompt;
+    uint32_t n_prompt;       /* >= 1 */
+    uint32_t max_tokens;     /* >= 0; 0 = only the prompt's logprobs */
+    uint32_t min_tokens;
+    struct sampling sampling;
+    const int32_t *end_id;   /* end-of-sequence ids */
+    size_t n_end;
+    bool ignore_end;
+    const int32_t *stop_id;  /* stop_token_ids */
+    size_t n_stop;
+    int n_top;               /* as batch_seq.n_top */
+    int prompt_top;          /* -1 none; else prompt logprobs with that many
+                                alternatives (turns the prefix cache off) */
+    bool raw_logprobs;
+    int64_t priority;        /* lower first */
+    struct str cache_salt;   /* prefixes are shared only with the same salt */
+    const struct engine_image *image;
+    size_t n_image;
+    struct engine_think think;
+    struct grammar_matcher *matcher; /* owned by the caller; NULL = none */
+};
+
+/* Handle of a submitted request: never reused, so a late cancel is harmless. */
+typedef uint64_t engine_id;
+
+/* The back end must be loaded. Starts the engine thread. */
+int engine_create(const struct engine_options *o, struct backend *b,
+                  struct engine **out, struct err *e);
+
+/* Queues r. ERR_AGAIN: the queue is full (429); ERR_LIMIT: prompt longer than
+ * the context; ERR_RANGE: an id outside the vocabulary; ERR_CLOSED: draining
+ * or dead. On failure no event is posted. */
+int engine_submit(struct engine *en, const struct engine_request *r,
+                  engine_id *id);
+
+/* Asks for the end of a request: it gets its last event (ENGINE_CANCELLED,
+ * unless it ended first) at the next step. */
+void engine_cancel(struct engine *en, engine_id id);
+
+/* Refuses new requests from now on; running ones go on. */
+void engine_drain(struct engine *en);
+/* Ends all requests with ENGINE_ABORTED, stops the thread and frees. */
+void engine_destroy(struct engine *en);
+
+struct engine_stats {
+    uint32_t running, waiting;
+    uint32_t blocks_used, blocks_cached, blocks_total;
+    uint64_t steps;
+    bool alive;             /* false after a fatal device error */
+    uint64_t last_step_ns;  /* clock_ns of the last finished step */
+};
+void engine_stats(struct engine *en, struct engine_stats *out);
+/* Empties the prefix tree of blocks that nobody uses; returns blocks freed. */
+uint32_t engine_cache_reset(struct engine *en);
+
+#endif

@@ -1,0 +1,40 @@
+/* Ids of the metrics; the rows are in metrics_tab.c, in the same order. */
+#ifndef METRICS_METRICS_TAB_H
+#define METRICS_METRICS_TAB_H
+
+enum metric {
+    METRIC_RUNNING,            /* gauges */
+    METRIC_WAITING,
+    METRIC_KV_USAGE,           /* 0..1 */
+    METRIC_OPEN_STREAMS,
+    METRIC_PROMPT_TOKENS,      /* counters */
+    METRIC_CACHED_TOKENS,
+    METRIC_GENERATED_TOKENS,
+    METRIC_PREFIX_QUERIES,     /* tokens */
+    METRIC_PREFIX_HITS,        /* tokens */
+    METRIC_PREEMPTIONS,
+    METRIC_REFUSED,            /* queue full */
+    METRIC_DONE_STOP,          /* finished requests by reason */
+    METRIC_DONE_LENGTH,
+    METRIC_DONE_ABORT,
+    METRIC_DONE_ERROR,
+    METRIC_DRAFTS,
+    METRIC_DRAFT_TOKENS,
+    METRIC_ACCEPTED_TOKENS,
+    METRIC_HTTP_2XX,
+    METRIC_HTTP_4XX,
+    METRIC_HTTP_5XX,
+    METRIC_TTFT,               /* histograms, seconds */
+    METRIC_ITL,
+    METRIC_E2E,
+    METRIC_QUEUE_TIME,
+    METRIC_PREFILL_TIME,
+    METRIC_DECODE_TIME,
+    METRIC_STEP_TIME,
+    METRIC_REQUEST_PROMPT,     /* histograms, tokens */
+    METRIC_REQUEST_GENERATED,
+    METRIC_STEP_TOKENS,
+    METRIC_N
+};
+
+#endif
