@@ -1,0 +1,212 @@
+"""Trains the demo model.
+
+    python3 train.py --out work --minutes 18          on one GPU
+    python3 train.py --out work --steps 4 --tiny      a smoke run on a CPU
+
+The learning rate rises for a moment, stays, and falls to zero over the last
+part of the run, whose length is given in steps or in minutes (whichever ends
+first).  Writes work/model.pt (weights and params) and work/train.log.
+"""
+
+import argparse
+import json
+import os
+import threading
+import time
+
+import torch
+import torch.nn.functional as F
+
+import config
+import model as network
+import quant
+from batches import (MAX_LONG, MAX_PATCHES, MAX_SHORT, MEAN, STD, Loader,
+                     is_long)
+from muon import Muon, split_parameters
+
+
+def to_device(stream, device):
+    out = {k: torch.from_numpy(v) for k, v in stream.items()}
+    if device == "cuda":
+        out = {k: v.pin_memory().to(device, non_blocking=True)
+               for k, v in out.items()}
+    return out
+
+
+def normalise(pixels):
+    """uint8 [P, 588] to the vision tower's input."""
+    x = pixels.float().view(-1, 3, 196) / 255
+    mean = torch.tensor(MEAN, device=x.device)[None, :, None]
+    std = torch.tensor(STD, device=x.device)[None, :, None]
+    return ((x - mean) / std).flatten(1)
+
+
+def images_of(net, batch):
+    attend = network.packed(batch["image_cu"], MAX_PATCHES, causal=False)
+    return net.vision(normalise(batch["pixels"]), batch["grid"][0],
+                      batch["grid"][1], batch["merge"].long(), attend)
+
+
+def hidden_of(net, batch, longest):
+    x = net.embed(batch["tokens"].long(), images_of(net, batch),
+                  batch["image_at"].long())
+    attend = network.packed(batch["cu"], longest)
+    return net.body(x, batch["pos"].long(), attend)
+
+
+def loss_of(net, batch, longest):
+    """(loss to minimise, mean cross-entropy, share of right tokens)."""
+    hidden, balance = hidden_of(net, batch, longest)
+    logits = net.output(hidden).float()
+    target = batch["target"]
+    entropy = F.cross_entropy(logits, target, ignore_index=-100)
+    trained = target >= 0
+    right = ((logits.argmax(-1) == target) & trained).sum() / trained.sum()
+    return entropy + 0.01 * balance, entropy.detach(), right
+
+
+def rate(progress, step, warm=150, hold=0.45):
+    """Learning rate as a share of its peak."""
+    rise = min(1.0, (step + 1) / warm)
+    fall = 1.0 if progress < hold else (1 - progress) / (1 - hold)
+    return max(min(rise, fall), 0.0)
+
+
+class Prefetch:
+    """Moves the next streams to the device while a step runs."""
+
+    def __init__(self, loader, device, depth=4):
+        self.items, self.depth = [], depth
+        self.loader, self.device = loader, device
+        self.ready = threading.Condition()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        while True:
+            stream = to_device(self.loader.get(), self.device)
+            with self.ready:
+                self.ready.wait_for(lambda: len(self.items) < self.depth)
+                self.items.append(stream)
+                self.ready.notify_all()
+
+    def get(self):
+        with self.ready:
+            self.ready.wait_for(lambda: self.items)
+            item = self.items.pop(0)
+            self.ready.notify_all()
+            return item
+
+
+def options():
+    parser = argparse.ArgumentParser(description="train the demo model")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--tokenizer", default="model/tekken.json")
+    parser.add_argument("--steps", type=int, default=10 ** 9)
+    parser.add_argument("--minutes", type=float, default=10 ** 9)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stream", type=int, default=65536)
+    parser.add_argument("--patches", type=int, default=6144)
+    parser.add_argument("--workers", type=int, default=12)
+    parser.add_argument("--warm", type=int, default=600,
+                        help="steps before long texts come in")
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=0.003)
+    parser.add_argument("--quant-from", type=float, default=0.75,
+                        help="share of the run after which the experts are "
+                        "trained through 4-bit rounding")
+    parser.add_argument("--tiny", action="store_true")
+    return parser.parse_args()
+
+
+def save(net, path):
+    torch.save({"params": net.params, "state": net.state_dict()},
+               path + ".new")
+    os.replace(path + ".new", path)
+
+
+class Trainer:
+    def __init__(self, opt):
+        self.opt = opt
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.manual_seed(opt.seed)
+        torch.set_float32_matmul_precision("high")
+        params = config.tiny() if opt.tiny else config.target()
+        self.net = network.Model(params).to(self.device)
+        matrices, rest = split_parameters(self.net)
+        self.muon = Muon(matrices, lr=opt.lr)
+        self.adam = torch.optim.AdamW(rest, lr=opt.adam_lr,
+                                      betas=(0.9, 0.98), weight_decay=0.0,
+                                      fused=self.device == "cuda")
+        self.loss = loss_of
+        if self.device == "cuda":
+            self.loss = torch.compile(loss_of, dynamic=False)
+        self.quantised = False
+        self.log = open(os.path.join(opt.out, "train.log"), "a")
+        self.begin = time.time()
+
+    def progress(self, step):
+        return max(step / self.opt.steps,
+                   (time.time() - self.begin) / 60 / self.opt.minutes)
+
+    def quantise(self):
+        """From here on the experts are seen through 4-bit rounding."""
+        self.quantised = True
+        for layer in self.net.layers:
+            layer.experts.fake = quant.straight_through
+
+    def one(self, step, batch, share):
+        longest = MAX_LONG if is_long(step, self.opt.warm) else MAX_SHORT
+        with torch.autocast(self.device, torch.bfloat16,
+                            enabled=self.device == "cuda"):
+            loss, entropy, right = self.loss(self.net, batch, longest)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        for group in self.adam.param_groups:
+            group["lr"] = self.opt.adam_lr * share
+        self.adam.step()
+        self.muon.step(share)
+        self.net.zero_grad(set_to_none=True)
+        return entropy, right
+
+    def note(self, **items):
+        items["seconds"] = round(time.time() - self.begin, 1)
+        line = json.dumps(items)
+        print(line, flush=True)
+        self.log.write(line + "\n")
+        self.log.flush()
+
+    def run(self):
+        opt = self.opt
+        loader = Loader(opt.workers, 0, opt.tokenizer, opt.seed, opt.stream,
+                        opt.patches, opt.warm)
+        source = Prefetch(loader, self.device)
+        path = os.path.join(opt.out, "model.pt")
+        step, saved, seen = 0, time.time(), {}
+        while self.progress(step) < 1:
+            share = rate(self.progress(step), step)
+            if not self.quantised and self.progress(step) > opt.quant_from:
+                self.quantise()
+            entropy, right = self.one(step, source.get(), share)
+            kind = "long" if is_long(step, opt.warm) else "short"
+            seen[kind] = (entropy, right)
+            if step % 100 == 0 or step == 10:
+                self.note(step=step, rate=round(share, 3), **{
+                    k: [round(x.item(), 4) for x in v]
+                    for k, v in seen.items()})
+            if time.time() - saved > 60:
+                save(self.net, path)
+                saved = time.time()
+            step += 1
+        save(self.net, path)
+        self.note(steps=step, tokens=step * opt.stream, done=True)
+        loader.close()
+
+
+def main():
+    opt = options()
+    os.makedirs(opt.out, exist_ok=True)
+    Trainer(opt).run()
+
+
+if __name__ == "__main__":
+    main()
