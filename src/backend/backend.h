@@ -5,7 +5,8 @@
  *
  * Threads: every call on one back end comes from one thread at a time (the
  * engine thread, or the main thread before the engine starts). A back end may
- * own threads of its own.
+ * own threads of its own. Steps take effect in the order of submission: a
+ * block that one step reads may be handed to the next one for writing.
  */
 #ifndef BACKEND_BACKEND_H
 #define BACKEND_BACKEND_H
@@ -59,14 +60,20 @@ struct batch_seq {
     uint32_t slot;          /* < limits.max_seqs; state kept by the back end */
     uint32_t first, n_tok;
     uint32_t n_past;        /* tokens already in the cache */
-    const uint32_t *block;  /* [ceil((n_past + n_tok) / KV_BLOCK)] block ids */
-    bool reset;             /* first step of a request in this slot */
+    const uint32_t *block;  /* [n_block] block ids */
+    uint32_t n_block;       /* >= ceil((n_past + n_tok) / KV_BLOCK); drafts may
+                               fill what is beyond the query tokens */
+    uint32_t max_out;       /* most tokens to gain; 1 = no drafts */
+    bool reset;             /* first step of a request in this slot, or not all
+                               tokens drawn were kept: rebuild its state from
+                               history */
     bool sample;            /* draw a token after the last query token */
     const struct sampling *sampling; /* lives until the request ends */
     uint32_t n_drawn;       /* tokens drawn so far: index of this draw */
     const int32_t *history; /* prompt and output ids so far, host memory, for
                                penalties; n_history known ids, of which the
-                               first n_prompt are the prompt */
+                               first n_prompt are the prompt; the token of an
+                               uncollected step is not among them */
     uint32_t n_history, n_prompt;
     const uint32_t *mask;   /* NULL or bit set of allowed ids, vocab bits */
     int n_top;              /* logprobs of the drawn token: -1 none, else the
@@ -96,7 +103,9 @@ struct logprob {
 /* What a step gave one sequence, in batch order. Arrays live in the back end
  * until the next submit after the collect. */
 struct seq_result {
-    uint32_t n_out;         /* tokens gained; 0 when sample was false */
+    uint32_t n_out;         /* tokens gained; 0 when sample was false. With
+                               several, all but the last are in the cache, at
+                               the positions after the query tokens */
     int32_t out[BACKEND_OUT_MAX];
     const struct logprob *drawn; /* [n_out] the tokens drawn, if n_top >= 0 */
     const uint32_t *drawn_rank;  /* [n_out] 1 = most likely */

@@ -22,7 +22,7 @@ struct engine;
 
 struct engine_options {
     uint32_t max_running;   /* sequences in a step */
-    uint32_t max_queue;     /* waiting requests; more are refused */
+    uint32_t max_queue;     /* requests beyond max_running; more are refused */
     uint32_t step_tokens;   /* token budget of a step */
     uint32_t prefill_chunk; /* most tokens of one sequence a step; 0 = budget */
     uint32_t max_context;
@@ -30,6 +30,8 @@ struct engine_options {
     bool prefix_cache;
     bool overlap;           /* keep backend depth steps in flight */
     uint32_t n_vocab;
+    uint32_t max_out;       /* most tokens a sequence gains in a step: drafts
+                               + 1; 0 = 1 */
 };
 
 enum engine_finish {
@@ -46,14 +48,15 @@ enum engine_finish {
  * alternatives at top[i * n_top]. */
 struct engine_logprobs {
     uint32_t n, n_top;
-    struct logprob *token;  /* [n]; id -1: none (first prompt token) */
+    struct logprob *token;  /* [n]; id -1: none (first prompt token); a token
+                               that the engine forced has logprob 0 */
     uint32_t *rank;         /* [n] */
     struct logprob *top;    /* [n * n_top] */
 };
 
 struct engine_event {
     void *user;              /* of the request */
-    uint32_t n_tok;
+    uint32_t n_tok;          /* the stop id, if any, is the last of them */
     int32_t token[BACKEND_OUT_MAX];
     struct engine_logprobs *logprobs;  /* of these tokens, or NULL */
     struct engine_logprobs *prompt;    /* once, with the first event */
@@ -85,8 +88,8 @@ struct engine_think {
     bool hold_end;         /* an end id inside a thought becomes close */
 };
 
-/* A request. All memory belongs to the caller and stays until the last event;
- * the engine changes nothing in it. */
+/* A request. All memory belongs to the caller; pixels and the matcher stay
+ * until the last event, the rest until engine_submit returns. */
 struct engine_request {
     void *user;
     engine_post_fn post;
@@ -102,7 +105,8 @@ struct engine_request {
     size_t n_stop;
     int n_top;               /* as batch_seq.n_top */
     int prompt_top;          /* -1 none; else prompt logprobs with that many
-                                alternatives (turns the prefix cache off) */
+                                alternatives (its prefix is not read from the
+                                cache) */
     bool raw_logprobs;
     int64_t priority;        /* lower first */
     struct str cache_salt;   /* prefixes are shared only with the same salt */
@@ -115,13 +119,15 @@ struct engine_request {
 /* Handle of a submitted request: never reused, so a late cancel is harmless. */
 typedef uint64_t engine_id;
 
-/* The back end must be loaded. Starts the engine thread. */
+/* The back end must be loaded and outlive the engine. Starts the engine
+ * thread. ERR_RANGE: options that cannot work together. */
 int engine_create(const struct engine_options *o, struct backend *b,
                   struct engine **out, struct err *e);
 
 /* Queues r. ERR_AGAIN: the queue is full (429); ERR_LIMIT: prompt longer than
- * the context; ERR_RANGE: an id outside the vocabulary; ERR_CLOSED: draining
- * or dead. On failure no event is posted. */
+ * the context; ERR_RANGE: an id outside the vocabulary or a field outside its
+ * range; ERR_UNSUPPORTED: images for a back end without; ERR_CLOSED: draining
+ * or dead; ERR_NOMEM. On failure no event is posted. */
 int engine_submit(struct engine *en, const struct engine_request *r,
                   engine_id *id);
 
