@@ -71,9 +71,11 @@ int conf_check(const struct conf *c, FILE *errors);
 
 /* True when a running daemon takes the key over on SIGHUP. */
 bool conf_reloadable(const char *key);
-/* Takes the reloadable keys from next; names of changed keys that need a
- * restart go to log. */
-void conf_apply_reload(struct conf *c, const struct conf *next);
+/* Prepares next, a freshly loaded configuration, to replace running without a
+ * restart: keys that cannot change now get running's value back, with a
+ * warning each; changed ones are logged. Readers of running may still be using
+ * it, so the caller keeps it alive. */
+void conf_reload(const struct conf *running, struct conf *next);
 
 /* Writes every key with value and text, as `siroccod -T` prints. */
 void conf_print(const struct conf *c, FILE *out);
