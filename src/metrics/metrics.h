@@ -6,6 +6,7 @@
 #ifndef METRICS_METRICS_H
 #define METRICS_METRICS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/buf.h"
@@ -23,6 +24,6 @@ void metrics_set_model(const char *name);
 
 /* Appends all metrics in text format 0.0.4: our own names (sirocco_*), and with
  * vllm the vllm:* names of dashboards as well. Returns 0 or ERR_NOMEM. */
-int metrics_text(struct buf *out, int vllm);
+int metrics_text(struct buf *out, bool vllm);
 
 #endif

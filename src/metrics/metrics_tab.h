@@ -1,6 +1,9 @@
-/* Ids of the metrics; the rows are in metrics_tab.c, in the same order. */
+/* Ids of the metrics, and the shape of their rows; the rows are in
+ * metrics_tab.c, in the same order. */
 #ifndef METRICS_METRICS_TAB_H
 #define METRICS_METRICS_TAB_H
+
+#include <stddef.h>
 
 enum metric {
     METRIC_RUNNING,            /* gauges */
@@ -36,5 +39,23 @@ enum metric {
     METRIC_STEP_TOKENS,
     METRIC_N
 };
+
+enum metric_type { METRIC_GAUGE, METRIC_COUNTER, METRIC_HISTOGRAM };
+
+struct metric_row {
+    enum metric_type type;
+    const char *name;      /* sirocco_<name>; counters without _total */
+    const char *label;     /* name="value" pair of a family, or NULL */
+    const char *vllm;      /* vllm:<vllm>, or NULL */
+    const char *vllm_label;
+    const double *bucket;  /* histograms: ascending upper bounds */
+    size_t n_bucket;
+    const char *help;
+};
+
+/* Rows of one family (same name) stand together. */
+extern const struct metric_row metrics_tab[METRIC_N];
+
+#define METRIC_BUCKETS_MAX 32
 
 #endif
