@@ -1,0 +1,75 @@
+/*
+ * siroccoctl: what an operator or a script asks of Sirocco without the daemon.
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "ctl/command.h"
+
+static const struct command commands[] = {
+    {"tokenize", "--tokenizer FILE [--chat [--strict]]",
+     "JSON strings (or chat bodies) in, token ids out", tokenize_command},
+    {"detokenize", "--tokenizer FILE [--keep-special]",
+     "arrays of token ids in, JSON strings out", detokenize_command},
+};
+
+#define N_COMMANDS (sizeof commands / sizeof *commands)
+
+static void
+usage(FILE *out)
+{
+    fprintf(out, "usage: siroccoctl COMMAND [OPTION...]\n\n");
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].about);
+    fprintf(out, "\nsiroccoctl help COMMAND shows a command's options; the "
+            "manual is siroccoctl(1).\n");
+}
+
+static const struct command *
+find(const char *name)
+{
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static int
+help(const char *name)
+{
+    const struct command *c = name ? find(name) : NULL;
+    if (name && c == NULL) {
+        fprintf(stderr, "siroccoctl: no command '%s'\n", name);
+        return EXIT_USAGE;
+    }
+    if (c)
+        printf("usage: siroccoctl %s %s\n\n%s\n", c->name, c->usage,
+               c->about);
+    else
+        usage(stdout);
+    return EXIT_OK;
+}
+
+int
+main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0)
+        return help(argc > 2 ? argv[2] : NULL);
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-v") == 0) {
+        puts(PACKAGE_STRING);
+        return EXIT_OK;
+    }
+    const struct command *c = find(argv[1]);
+    if (c == NULL) {
+        fprintf(stderr, "siroccoctl: no command '%s'\n\n", argv[1]);
+        usage(stderr);
+        return EXIT_USAGE;
+    }
+    return c->run(argc - 1, argv + 1);
+}

@@ -1,0 +1,75 @@
+#include "config.h"
+
+#include "ctl/session.h"
+
+#include <string.h>
+
+static uint32_t
+blocks_for(const struct session_options *o)
+{
+    uint32_t a_seq = (o->max_context + KV_BLOCK - 1) / KV_BLOCK + 1;
+    return a_seq * o->max_seqs;
+}
+
+/* Plans twice: the first plan tells what a block costs. */
+static int
+plan(const struct session_options *o, struct session *s, struct err *e)
+{
+    struct backend_limits l = {
+        .max_seqs = o->max_seqs, .max_step = o->max_step,
+        .max_context = o->max_context, .kv_bytes = o->kv_bytes,
+        .threads = o->threads, .n_devices = 1,
+    };
+    const struct backend_ops *ops = s->backend->ops;
+
+    if (l.kv_bytes == 0) {
+        l.kv_bytes = 1;
+        int rc = ops->plan(s->backend, s->model, &l, &s->plan, e);
+        if (rc != 0)
+            return rc;
+        l.kv_bytes = s->plan.bytes_per_block * blocks_for(o);
+    }
+    int rc = ops->plan(s->backend, s->model, &l, &s->plan, e);
+    if (rc == 0 && !s->plan.fits)
+        rc = err_set(e, ERR_LIMIT, "the model needs %.2f GiB, %.2f are free",
+                     (double)s->plan.total / (1 << 30),
+                     (double)s->plan.available / (1 << 30));
+    return rc;
+}
+
+int
+session_open(const struct session_options *o, struct session *s,
+             struct err *e)
+{
+    const char *name = o->backend ? o->backend : "cpu", *spec;
+    const struct backend_ops *ops = backend_find(backend_table, name, &spec);
+    struct model_options mo = {.dummy = o->dummy, .seed = 1};
+
+    memset(s, 0, sizeof *s);
+    if (ops == NULL)
+        return err_set(e, ERR_NOENT, "this build has no back end '%s'", name);
+    if (o->model == NULL && ops->needs_model)
+        return err_set(e, ERR_NOENT, "--model DIR is needed");
+    int rc = 0;
+    if (o->model)
+        rc = model_open(o->model, &mo, &s->model, e);
+    if (rc == 0)
+        rc = ops->open(spec, &s->backend, e);
+    if (rc == 0)
+        rc = plan(o, s, e);
+    if (rc == 0)
+        rc = ops->load(s->backend, NULL, NULL, e);
+    if (rc != 0)
+        session_close(s);
+    return rc;
+}
+
+void
+session_close(struct session *s)
+{
+    if (s->backend)
+        s->backend->ops->close(s->backend);
+    if (s->model)
+        model_close(s->model);
+    memset(s, 0, sizeof *s);
+}

@@ -1,0 +1,28 @@
+/* A model loaded on a back end, for commands that run it without a server. */
+#ifndef CTL_SESSION_H
+#define CTL_SESSION_H
+
+#include "backend/backend.h"
+#include "model/model.h"
+
+struct session_options {
+    const char *model;      /* directory */
+    const char *backend;    /* NULL = cpu */
+    bool dummy;
+    uint32_t max_seqs, max_step, max_context;
+    uint64_t kv_bytes;      /* 0 = what max_seqs sequences of max_context need */
+    int threads;
+};
+
+struct session {
+    struct model *model;
+    struct backend *backend;
+    struct backend_plan plan;
+};
+
+/* Opens, plans and loads. On error nothing stays open. */
+int session_open(const struct session_options *o, struct session *s,
+                 struct err *e);
+void session_close(struct session *s);
+
+#endif
