@@ -44,6 +44,25 @@ json_number_text(struct json_object *o)
     return copy != NULL ? copy : "0";
 }
 
+/* The 16-digit number above (in magnitude) the one in text, d.ddde[+-]dd.
+ * Returns whether it gives x back. Below a power of two doubles lie twice as
+ * dense as above, so the nearest 16 digits may miss it from below while the
+ * next ones above hit it. */
+static bool
+next_digits(double x, char *text)
+{
+    char up[NUMBER_TEXT_MAX];
+    strcpy(up, text);
+    char *last = strchr(up, 'e') - 1;
+    if (*last == '9')
+        return false;
+    ++*last;
+    if (strtod(up, NULL) != x)
+        return false;
+    strcpy(text, up);
+    return true;
+}
+
 /* Shortest significant digits that give x back, as d.ddde[+-]dd. Up to 15
  * digits always survive the way through a normal double, so there %.15 with
  * its zeros cut off is the shortest; the few digits of a denormal are
@@ -54,7 +73,7 @@ shortest_digits(double x, char *out)
     int p = fabs(x) < 2.2250738585072014e-308 ? 1 : 15;
     for (; p < 17; p++) {
         snprintf(out, NUMBER_TEXT_MAX, "%.*e", p - 1, x);
-        if (strtod(out, NULL) == x)
+        if (strtod(out, NULL) == x || (p == 16 && next_digits(x, out)))
             return;
     }
     snprintf(out, NUMBER_TEXT_MAX, "%.16e", x);
