@@ -55,7 +55,7 @@ struct batch_image {
 };
 
 /* One sequence's share of a step. Its query tokens are
- * batch->token[first .. first + n_tok), at positions n_past, n_past + 1, ... */
+ * batch->token[first .. first + n_tok), at positions n_past, n_past + 1... */
 struct batch_seq {
     uint32_t slot;          /* < limits.max_seqs; state kept by the back end */
     uint32_t first, n_tok;
@@ -182,7 +182,9 @@ struct backend_ops {
                    struct err *e);
 
     /* Optional (NULL without images). Vision vectors of an image: pixels
-     * [3, height, width] float. The handle lives until free_image. */
+     * [3, height, width] float. The handle lives until free_image, which is
+     * called when no step in flight uses it. ERR_AGAIN: no room until other
+     * handles are freed. */
     int (*encode_image)(struct backend *b, const float *pixels, int height,
                         int width, uint64_t *handle, struct err *e);
     void (*free_image)(struct backend *b, uint64_t handle);

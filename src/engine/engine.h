@@ -22,9 +22,10 @@ struct engine;
 
 struct engine_options {
     uint32_t max_running;   /* sequences in a step */
-    uint32_t max_queue;     /* requests beyond max_running; more are refused */
+    uint32_t max_queue;     /* requests beyond max_running; the next one is
+                               refused */
     uint32_t step_tokens;   /* token budget of a step */
-    uint32_t prefill_chunk; /* most tokens of one sequence a step; 0 = budget */
+    uint32_t prefill_chunk; /* most tokens of one sequence a step; 0: any */
     uint32_t max_context;
     uint32_t n_blocks;      /* of the back end's plan */
     bool prefix_cache;
@@ -116,7 +117,7 @@ struct engine_request {
     struct grammar_matcher *matcher; /* owned by the caller; NULL = none */
 };
 
-/* Handle of a submitted request: never reused, so a late cancel is harmless. */
+/* Handle of a submitted request; never reused: a late cancel is harmless. */
 typedef uint64_t engine_id;
 
 /* The back end must be loaded and outlive the engine. Starts the engine
