@@ -140,7 +140,6 @@ sched_preempt(struct sched *s, struct request *r)
     assert(r->state == REQUEST_RUNNING);
     blocks_release(s, r);
     r->n_sched = r->n_done = r->n_draws = 0;
-    r->epoch++;
     r->state = REQUEST_WAITING;
     list_remove(&r->node);
     s->n_running--;

@@ -175,7 +175,8 @@ client_expect(const struct client *c, uint32_t n_vocab, uint32_t max_context,
             n_inside++;
         else if (r->think.open >= 0 && t == r->think.open)
             inside = true, n_inside = 0;
-        if (end || in_list(r->stop_id, r->n_stop, t)) {
+        if (out->n >= r->min_tokens &&
+            (end || in_list(r->stop_id, r->n_stop, t))) {
             why = ENGINE_STOP;
             break;
         }
