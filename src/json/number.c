@@ -52,14 +52,14 @@ static bool
 next_digits(double x, char *text)
 {
     char up[NUMBER_TEXT_MAX];
-    strcpy(up, text);
+    memcpy(up, text, sizeof up);
     char *last = strchr(up, 'e') - 1;
     if (*last == '9')
         return false;
     ++*last;
     if (strtod(up, NULL) != x)
         return false;
-    strcpy(text, up);
+    memcpy(text, up, sizeof up);
     return true;
 }
 
@@ -99,7 +99,8 @@ void
 number_repr(double x, char *out)
 {
     if (isnan(x) || isinf(x)) {
-        strcpy(out, isnan(x) ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
+        snprintf(out, NUMBER_TEXT_MAX, "%s",
+                 isnan(x) ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
         return;
     }
     char text[NUMBER_TEXT_MAX], d[NUMBER_TEXT_MAX];
