@@ -1,0 +1,119 @@
+"""siroccoctl as a program: usage, bad input, exit codes."""
+
+import json
+
+import pytest
+
+import ctl
+
+DEMO = ctl.TOP / "contrib/demo-model/model"
+TEKKEN = DEMO / "tekken.json"
+
+
+def test_without_a_command_it_shows_its_usage():
+    done = ctl.run()
+    assert done.returncode == 2
+    assert "usage: siroccoctl" in done.stderr
+
+
+def test_help_lists_every_option_of_a_command():
+    done = ctl.run("help", "score")
+    assert done.returncode == 0
+    for option in ("--model", "--backend", "--step", "--max-context"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [
+    ["nonsense"], ["tokenize"], ["tokenize", "--tokenizer"],
+    ["tokenize", "--tokeniser", "x"], ["score", "--model", "x", "--step", "0"],
+    ["generate"],
+])
+def test_wrong_command_lines_are_told(arguments):
+    done = ctl.run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("command", ["score", "generate"])
+def test_a_directory_without_a_model_is_told(command, tmp_path):
+    done = ctl.run(command, "--model", tmp_path)
+    assert done.returncode == 1
+    assert str(tmp_path) in done.stderr
+
+
+def test_a_missing_tokenizer_is_told(tmp_path):
+    done = ctl.run("tokenize", "--tokenizer", tmp_path / "none.json")
+    assert done.returncode == 1
+    assert "none.json" in done.stderr
+
+
+def test_a_bad_line_does_not_stop_the_others():
+    done = ctl.run("tokenize", "--tokenizer", TEKKEN,
+                   text='"a"\n{bad\n["no text"]\n"b"\n')
+    out = [json.loads(x) for x in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert isinstance(out[0], list) and isinstance(out[3], list)
+    assert "error" in out[1] and "error" in out[2]
+
+
+def test_text_goes_there_and_back():
+    texts = ["", "Hello", "naïve 日本語 🎉", "a\x00b\n\t", "[INST] </s>"]
+    ids = ctl.lines("tokenize", "--tokenizer", TEKKEN, values=texts)
+    assert ctl.lines("detokenize", "--tokenizer", TEKKEN,
+                     values=ids) == texts
+
+
+@pytest.mark.parametrize("line, said", [
+    ("[]", "no ids"), ("[1, -1]", "element 1"), ("[1, 1.5]", "element 1"),
+    ("[99999999]", "outside the vocabulary"), ('"x"', "array of token ids"),
+])
+def test_score_refuses_what_is_no_prompt(line, said):
+    done = ctl.run("score", "--model", DEMO, text=line + "\n[1]\n")
+    out = [json.loads(x) for x in done.stdout.splitlines()]
+    assert said in out[0]["error"]
+    assert len(out[1]["argmax"]) == 1 and out[1]["next_logprob"] == []
+
+
+def test_score_does_not_depend_on_the_steps():
+    ids = ctl.lines("tokenize", "--tokenizer", TEKKEN,
+                    values=["The steps of a prompt do not change it. " * 8])
+    whole, = ctl.lines("score", "--model", DEMO, values=ids)
+    for step in (1, 7, 64):
+        parts, = ctl.lines("score", "--model", DEMO, "--step", step,
+                           values=ids)
+        assert parts == whole
+    assert len(whole["next_logprob"]) == len(ids[0]) - 1
+
+
+def test_generate_agrees_with_score():
+    """Greedy tokens are the most likely ones, one by one."""
+    ids = ctl.lines("tokenize", "--tokenizer", TEKKEN, values=["Hello, you"])
+    out, = ctl.lines("generate", "--model", DEMO,
+                     values=[{"ids": ids[0], "max_tokens": 12,
+                              "ignore_eos": True}])
+    assert len(out["ids"]) == 12 and out["finish_reason"] == "length"
+    scored, = ctl.lines("score", "--model", DEMO,
+                        values=[ids[0] + out["ids"]])
+    assert scored["argmax"][len(ids[0]) - 1:-1] == out["ids"]
+
+
+def test_a_seed_repeats_a_sample():
+    job = {"ids": [1, 5, 9], "max_tokens": 20, "temperature": 1.5, "seed": 7,
+           "ignore_eos": True}
+    a, b, c = ctl.lines("generate", "--model", DEMO,
+                        values=[job, job, dict(job, seed=8)])
+    assert a == b and a != c
+
+
+@pytest.mark.parametrize("job, said", [
+    ({"ids": []}, "ids"), ({"max_tokens": 3}, "token ids"),
+    ({"ids": [1], "max_tokens": 0}, "max_tokens"),
+    ({"ids": [1], "temperature": 9}, "temperature"),
+    ({"ids": [1], "temperature": "hot"}, "temperature"),
+    ({"ids": [1], "logit_bias": {"x": 1}}, "logit_bias"),
+])
+def test_generate_refuses_bad_fields(job, said):
+    bad, good = ctl.lines("generate", "--model", DEMO,
+                          values=[job, {"ids": [1], "max_tokens": 1}])
+    assert said in bad["error"]
+    assert len(good["ids"]) == 1
