@@ -25,6 +25,7 @@ struct api_parts {
     struct grammar_vocab *vocab;   /* NULL: no structured output */
     struct engine *engine;
     const char *version;           /* of the program */
+    uint32_t max_context;          /* tokens a request may use */
     bool has_vision;
 };
 

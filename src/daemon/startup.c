@@ -301,7 +301,7 @@ startup_load(struct service *s, struct err *e)
     struct api_parts parts = {
         .conf = s->conf, .tok = s->tok, .chat = s->chat,
         .filters = s->filters, .vocab = s->vocab, .engine = s->engine,
-        .version = PACKAGE_VERSION,
+        .version = PACKAGE_VERSION, .max_context = s->limits.max_context,
         .has_vision = s->model && model_params(s->model)->has_vision
                       && s->backend->ops->encode_image,
     };

@@ -1,0 +1,156 @@
+#include "config.h"
+
+#include "api/call.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "json/json.h"
+#include "metrics/metrics.h"
+
+#define BODY_CUT 200    /* bytes of a client's value that an error repeats */
+
+const char *
+error_type(int status)
+{
+    switch (status) {
+    case 400: return "BadRequestError";
+    case 401: return "AuthenticationError";
+    case 404: return "NotFoundError";
+    case 405: return "MethodNotAllowedError";
+    case 413: return "RequestTooLargeError";
+    case 422: return "UnprocessableEntityError";
+    case 429: return "rate_limit_exceeded";
+    case 501: return "NotImplementedError";
+    case 503: return "ServiceUnavailableError";
+    default: return "InternalServerError";
+    }
+}
+
+int
+error_put(struct buf *out, int status, const char *param, const char *text)
+{
+    int rc = buf_puts(out, "{\"error\":{\"message\":");
+    if (rc == 0)
+        rc = json_put_string(out, text, strlen(text));
+    if (rc == 0)
+        rc = buf_printf(out, ",\"type\":\"%s\",\"param\":",
+                        error_type(status));
+    if (rc == 0 && param)
+        rc = json_put_string(out, param, strlen(param));
+    else if (rc == 0)
+        rc = buf_puts(out, "null");
+    return rc ? rc : buf_printf(out, ",\"code\":%d}}", status);
+}
+
+static void
+count_status(int status)
+{
+    metrics_add(status < 400   ? METRIC_HTTP_2XX
+                : status < 500 ? METRIC_HTTP_4XX
+                               : METRIC_HTTP_5XX, 1);
+}
+
+int
+call_fail(struct api_call *c, int status, const char *param, const char *fmt,
+          ...)
+{
+    char text[ERR_TEXT_MAX];
+    struct buf body = {0};
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    const char *headers = status == 429   ? "Retry-After: 1\r\n"
+                          : status == 503 ? "Retry-After: 5\r\n"
+                                          : NULL;
+    if (error_put(&body, status, param, text) != 0)
+        body.len = 0;
+    count_status(status);
+    fcgi_answer(c->fcgi, status, "application/json", headers,
+                (struct str){body.data, body.len});
+    buf_free(&body);
+    return -1;
+}
+
+void
+call_answer_type(struct api_call *c, const char *type, const struct buf *body)
+{
+    count_status(200);
+    fcgi_answer(c->fcgi, 200, type, NULL,
+                (struct str){body->data, body->len});
+}
+
+void
+call_answer(struct api_call *c, const struct buf *json)
+{
+    call_answer_type(c, "application/json", json);
+}
+
+static bool
+is_json_type(struct str type)
+{
+    static const char want[] = "application/json";
+
+    if (type.n < sizeof want - 1
+        || strncasecmp(type.p, want, sizeof want - 1) != 0)
+        return false;
+    return type.n == sizeof want - 1 || type.p[sizeof want - 1] == ';'
+           || type.p[sizeof want - 1] == ' ';
+}
+
+static void
+put_body(void *arg)
+{
+    json_object_put(arg);
+}
+
+int
+call_body(struct api_call *c)
+{
+    struct err e = {0};
+    struct json_object *body;
+    struct str text = fcgi_body(c->fcgi);
+
+    if (!is_json_type(fcgi_param(c->fcgi, "CONTENT_TYPE")))
+        return call_fail(c, 400, NULL, "only application/json is allowed as "
+                         "Content-Type");
+    int rc = json_parse(text.p, text.n, (int)c->conf->json_depth, 0, &body,
+                        &e);
+    if (rc == ERR_NOMEM)
+        return call_fail(c, 503, NULL, "out of memory");
+    if (rc != 0)
+        return call_fail(c, 400, NULL, "the body is not valid JSON: %s",
+                         e.text);
+    if (arena_cleanup(c->arena, put_body, body) != 0) {
+        json_object_put(body);
+        return call_fail(c, 503, NULL, "out of memory");
+    }
+    if (!json_object_is_type(body, json_type_object))
+        return call_fail(c, 400, NULL, "the body must be a JSON object");
+    c->body = body;
+    return 0;
+}
+
+int
+call_check_model(struct api_call *c)
+{
+    struct json_object *o = json_get(c->body, "model");
+    struct str name = json_str(o);
+
+    if (o && !json_object_is_type(o, json_type_string))
+        return call_fail(c, 400, "model", "model must be a string");
+    if (name.n == 0)
+        return 0;
+    for (int i = 0; i < c->api->n_names; i++)
+        if (str_eq(name, c->api->names[i]))
+            return 0;
+    int cut = name.n > BODY_CUT ? BODY_CUT : (int)name.n;
+    return call_fail(c, 404, "model", "The model `%.*s` does not exist; this "
+                     "server serves `%.*s`.", cut, name.p,
+                     (int)c->api->names[0].n, c->api->names[0].p);
+}

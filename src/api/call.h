@@ -1,0 +1,77 @@
+/*
+ * One HTTP call on its way through the room: what arrived, where it came in,
+ * and how it is answered. A call lives in an acceptor thread; a handler either
+ * answers it or opens a stream, and returns.
+ */
+#ifndef API_CALL_H
+#define API_CALL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <json-c/json.h>
+
+#include "api/api.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+struct api {
+    struct api_parts parts;
+    _Atomic(const struct conf *) conf; /* the one in force */
+    struct str names[64];   /* served names; the first is reported */
+    int n_names;
+    char *names_text;       /* what names points into */
+    int64_t created;        /* start of the server, seconds since 1970 */
+    int end_id;             /* </s>, -1 if there is none */
+};
+
+struct api_call {
+    struct api *api;
+    const struct conf *conf;     /* in force when the call came; kept alive */
+    struct fcgi_request *fcgi;
+    struct arena *arena;
+    struct str method, path;     /* path without the query */
+    struct str rest;             /* what a row's trailing "/" left of it */
+    struct json_object *body;    /* object, owned by the arena; see call_body */
+};
+
+/* Parses the body into c->body: it must be a JSON object and called JSON by
+ * its Content-Type. Answers the call and returns non-zero when it is not. */
+int call_body(struct api_call *c);
+
+/* Answers with an error object; param may be NULL. Returns -1, so that a
+ * handler's helper can end with it. The type follows from the status. */
+int call_fail(struct api_call *c, int status, const char *param,
+              const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+
+/* Answers 200 with JSON text (or another type). */
+void call_answer(struct api_call *c, const struct buf *json);
+void call_answer_type(struct api_call *c, const char *type,
+                      const struct buf *body);
+
+/* Answers 404 and returns -1 unless the body's "model" is missing, empty or a
+ * served name. */
+int call_check_model(struct api_call *c);
+
+/* --- shapes of errors, shared with streams -------------------------------- */
+/* "BadRequestError" and the like for an HTTP status. */
+const char *error_type(int status);
+/* Appends {"error":{...}}. Returns 0 or ERR_NOMEM. */
+int error_put(struct buf *out, int status, const char *param,
+              const char *text);
+
+/* --- handlers, one a row of route.c ---------------------------------------- */
+void info_health(struct api_call *c);
+void info_version(struct api_call *c);
+void info_metrics(struct api_call *c);
+void info_load(struct api_call *c);
+void models_list(struct api_call *c);
+void models_get(struct api_call *c);
+void tokenize_post(struct api_call *c);
+void detokenize_post(struct api_call *c);
+
+/* Finds the route of c->method and c->path and calls its handler; answers 404
+ * and 405 itself. */
+void route_call(struct api_call *c);
+
+#endif

@@ -1,0 +1,73 @@
+/* The endpoints: one row each. */
+#include "config.h"
+
+#include <string.h>
+
+#include "api/call.h"
+
+struct route {
+    const char *method;   /* "*" = GET and POST */
+    const char *path;     /* a trailing "/" stands for any rest */
+    void (*handler)(struct api_call *c);
+};
+
+static const struct route routes[] = {
+    {"GET", "/v1/models", models_list},
+    {"GET", "/v1/models/", models_get},
+    {"POST", "/tokenize", tokenize_post},
+    {"POST", "/v1/tokenize", tokenize_post},
+    {"POST", "/detokenize", detokenize_post},
+    {"POST", "/v1/detokenize", detokenize_post},
+    {"GET", "/health", info_health},
+    {"*", "/ping", info_health},
+    {"GET", "/version", info_version},
+    {"GET", "/metrics", info_metrics},
+    {"GET", "/load", info_load},
+};
+
+/* Whether path is the row's; *rest is what a trailing "/" left. */
+static bool
+matches(const char *row, struct str path, struct str *rest)
+{
+    size_t n = strlen(row);
+    bool open = n > 1 && row[n - 1] == '/';
+
+    if (!open)
+        return str_eq(path, (struct str){row, n});
+    if (path.n <= n || memcmp(path.p, row, n) != 0)
+        return false;
+    *rest = (struct str){path.p + n, path.n - n};
+    return true;
+}
+
+static bool
+allows(const char *row, struct str method)
+{
+    if (row[0] == '*')
+        return str_eq(method, STR("GET")) || str_eq(method, STR("POST"));
+    /* Wherever GET is fine, HEAD is: nginx drops the body. */
+    if (str_eq(method, STR("HEAD")))
+        method = STR("GET");
+    return str_eq(method, str_from(row));
+}
+
+void
+route_call(struct api_call *c)
+{
+    bool known = false;
+
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        if (!matches(routes[i].path, c->path, &c->rest))
+            continue;
+        if (allows(routes[i].method, c->method)) {
+            routes[i].handler(c);
+            return;
+        }
+        known = true;
+    }
+    if (known)
+        call_fail(c, 405, NULL, "%.*s is not allowed here",
+                  (int)c->method.n, c->method.p);
+    else
+        call_fail(c, 404, NULL, "there is nothing at this path");
+}
