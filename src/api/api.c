@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/call.h"
+#include "api/http_call.h"
 #include "base/clock.h"
 
 #define NAMES_MAX ((int)(sizeof((struct api *)0)->names / sizeof(struct str)))

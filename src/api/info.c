@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-#include "api/call.h"
+#include "api/http_call.h"
 #include "base/clock.h"
 #include "json/json.h"
 #include "metrics/metrics.h"

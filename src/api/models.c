@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "api/call.h"
+#include "api/http_call.h"
 #include "base/str.h"
 #include "json/json.h"
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "api/call.h"
+#include "api/http_call.h"
 
 struct route {
     const char *method;   /* "*" = GET and POST */

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "api/call.h"
+#include "api/http_call.h"
 #include "json/json.h"
 
 /* Boolean member, with a default for absent ones; -1 and an answer when it is

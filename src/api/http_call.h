@@ -3,8 +3,8 @@
  * and how it is answered. A call lives in an acceptor thread; a handler either
  * answers it or opens a stream, and returns.
  */
-#ifndef API_CALL_H
-#define API_CALL_H
+#ifndef API_HTTP_CALL_H
+#define API_HTTP_CALL_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -1,6 +1,6 @@
 #include "config.h"
 
-#include "api/call.h"
+#include "api/http_call.h"
 
 #include <stdarg.h>
 #include <stdio.h>
