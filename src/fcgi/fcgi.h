@@ -32,8 +32,9 @@ struct fcgi_options {
     int reply_threads;
     size_t max_body;       /* bytes; larger bodies are answered 413 */
     size_t max_params;     /* bytes of all parameters */
-    size_t out_limit;      /* bytes queued for a peer that does not read; past
-                              it the stream is closed */
+    size_t out_limit;      /* bytes queued for a peer that does not read; a
+                              write beyond it closes the stream (one write
+                              alone may be longer) */
     void (*handler)(void *arg, struct fcgi_request *r);
     void *arg;
 };
@@ -44,7 +45,7 @@ int fcgi_start(const struct fcgi_options *o, struct fcgi_server **out,
                struct err *e);
 /* No new connections (they wait in the backlog of an inherited socket). */
 void fcgi_stop_accepting(struct fcgi_server *s);
-/* Streams open now. */
+/* Connections accepted and not yet closed; 0 once all replies have left. */
 size_t fcgi_open_streams(const struct fcgi_server *s);
 /* Stops all threads; open connections are closed. */
 void fcgi_destroy(struct fcgi_server *s);
@@ -73,9 +74,11 @@ struct fcgi_stream_ops {
     void (*tick)(void *owner);
 };
 
-/* Takes the connection over; the reply thread watches it from now on. The
- * request's arena now belongs to the stream. NULL when memory is out (the
- * request must then be answered). */
+/* Takes the connection over. The request's arena now belongs to the stream;
+ * parameters, body and arena stay valid until the handler returns, and no
+ * call of ops comes earlier: then the reply thread watches the peer and
+ * delivers what has been posted. NULL when memory is out (the request must
+ * then be answered). */
 struct fcgi_stream *fcgi_stream_open(struct fcgi_request *r,
                                      const struct fcgi_stream_ops *ops,
                                      void *owner);
@@ -92,7 +95,8 @@ void fcgi_stream_start(struct fcgi_stream *s, int status, const char *type,
 /* Queues bytes; they leave at the end of the loop turn, or as the peer reads. */
 void fcgi_stream_write(struct fcgi_stream *s, struct str bytes);
 /* Ends the reply properly (if the peer is still there), frees the stream and
- * the request's arena. */
+ * the request's arena. Messages not yet delivered are dropped; nothing may be
+ * posted any more. */
 void fcgi_stream_close(struct fcgi_stream *s);
 /* Calls ops->tick after about ms of silence on the stream; 0 = never. */
 void fcgi_stream_tick(struct fcgi_stream *s, unsigned ms);
