@@ -83,6 +83,7 @@ set_limits(struct service *s)
         .threads = c->threads,
         .device = c->device,
         .n_devices = c->n_devices,
+        .n_vocab = (uint32_t)tok_info(s->tok)->n_vocab,
     };
 }
 
