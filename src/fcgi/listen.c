@@ -111,7 +111,7 @@ listen_own(struct fcgi_server *s, struct err *e)
     if (strlen(s->o.socket) >= sizeof at.sun_path)
         return err_set(e, ERR_LIMIT, "socket path is too long: %s",
                        s->o.socket);
-    strcpy(at.sun_path, s->o.socket);
+    memcpy(at.sun_path, s->o.socket, strlen(s->o.socket));
     int rc = refuse_live(s->o.socket, &at, e);
     if (rc != 0)
         return rc;

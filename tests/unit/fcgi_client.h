@@ -83,7 +83,7 @@ static inline int
 client_connect(const char *path)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
-    strcpy(at.sun_path, path);
+    memcpy(at.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     struct timeval t = {5, 0};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);

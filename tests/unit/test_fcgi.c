@@ -530,7 +530,7 @@ stale_and_inherited_sockets_work(void **state)
     char other[140], name[16];
     snprintf(other, sizeof other, "%s/stale", dir);
     struct sockaddr_un at = {.sun_family = AF_UNIX};
-    strcpy(at.sun_path, other);
+    memcpy(at.sun_path, other, strlen(other) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
     struct fcgi_options o = options();
