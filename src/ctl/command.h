@@ -63,5 +63,6 @@ int tokenize_command(int argc, char **argv);
 int detokenize_command(int argc, char **argv);
 int filter_command(int argc, char **argv);
 int check_command(int argc, char **argv);
+int bench_command(int argc, char **argv);
 
 #endif

@@ -18,7 +18,7 @@ plan(const struct session_options *o, struct session *s, struct err *e)
     struct backend_limits l = {
         .max_seqs = o->max_seqs, .max_step = o->max_step,
         .max_context = o->max_context, .kv_bytes = o->kv_bytes,
-        .threads = o->threads, .n_devices = 1,
+        .threads = o->threads, .n_devices = 1, .n_vocab = o->n_vocab,
     };
     const struct backend_ops *ops = s->backend->ops;
 

@@ -12,6 +12,7 @@ struct session_options {
     uint32_t max_seqs, max_step, max_context;
     uint64_t kv_bytes;      /* 0 = what max_seqs sequences of max_context need */
     int threads;
+    uint32_t n_vocab;       /* for a back end without a model */
 };
 
 struct session {
