@@ -153,7 +153,7 @@ start(struct engine_bench *b, struct session_options *o, struct err *e)
     if (b->s.model != NULL)
         b->n_vocab = (uint32_t)model_params(b->s.model)->text.vocab;
     struct engine_options eo = {
-        .max_running = o->max_seqs, .max_queue = 1,
+        .max_running = o->max_seqs, .max_queue = o->max_seqs,
         .step_tokens = o->max_step, .max_context = o->max_context,
         .n_blocks = b->s.plan.n_blocks, .overlap = true,
         .n_vocab = b->n_vocab, .max_out = 1};
