@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -309,12 +310,24 @@ startup_load(struct service *s, struct err *e)
     return api_create(&parts, &s->api, e);
 }
 
+/* A socket that systemd opened for this process (sd_listen_fds(3)) goes
+ * before the configured one: clients wait in it during a restart. */
+static const char *
+socket_name(const struct conf *c)
+{
+    const char *pid = getenv("LISTEN_PID"), *n = getenv("LISTEN_FDS");
+
+    if (pid && n && atol(pid) == (long)getpid() && atol(n) >= 1)
+        return "fd:3";
+    return c->socket;
+}
+
 int
 startup_listen(struct service *s, struct err *e)
 {
     const struct conf *c = s->conf;
     struct fcgi_options o = {
-        .socket = c->socket,
+        .socket = socket_name(c),
         .mode = (unsigned)c->socket_mode,
         .group = c->socket_group,
         .backlog = c->backlog,

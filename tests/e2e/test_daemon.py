@@ -1,0 +1,146 @@
+"""siroccod as a program: options, exit codes, an inherited socket."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import serving
+
+TEKKEN = serving.DEMO / "tekken.json"
+SIROCCOD = serving.BUILD / "siroccod"
+
+
+def siroccod(*arguments):
+    return subprocess.run([SIROCCOD, *arguments], capture_output=True,
+                          text=True, timeout=60)
+
+
+def null_options(tmp_path, **more):
+    options = {"backend": "null:rate=0", "tokenizer": TEKKEN,
+               "socket": tmp_path / "s", **more}
+    return [a for k, v in options.items() for a in ("-o", f"{k}={v}")]
+
+
+def test_version_and_help():
+    done = siroccod("-v")
+    assert done.returncode == 0
+    assert done.stdout.startswith("sirocco ")
+    assert "cpu" in done.stdout and "null" in done.stdout
+    done = siroccod("-h")
+    assert done.returncode == 0 and "usage: siroccod" in done.stdout
+
+
+def test_wrong_command_lines():
+    for arguments in (["-x"], ["extra"], ["-c"], ["-o", "nonsense"],
+                      ["-o", "no_such_key=1"], ["-c", "/nonexistent"]):
+        done = siroccod(*arguments)
+        assert done.returncode == 2, arguments
+        assert done.stderr
+
+
+def test_every_mistake_of_a_file_is_named(tmp_path):
+    conf = tmp_path / "c"
+    conf.write_text("sokcet = /tmp/x\nmax_running = many\nlog_level = loud\n")
+    done = siroccod("-t", "-c", conf)
+    assert done.returncode == 2
+    assert f"{conf}:1" in done.stderr and "socket" in done.stderr
+    assert f"{conf}:2" in done.stderr
+    assert f"{conf}:3" in done.stderr
+
+
+def test_a_good_file_is_printed_back(tmp_path):
+    conf = tmp_path / "c"
+    conf.write_text(f"backend = null\ntokenizer = {TEKKEN}\n"
+                    f"max_running = 7\nsocket = {tmp_path}/s\n")
+    assert siroccod("-t", "-c", conf).returncode == 0
+    done = siroccod("-T", "-c", conf, "-o", "max_queue=9")
+    assert done.returncode == 0
+    assert "max_running = 7" in done.stdout
+    assert "max_queue = 9" in done.stdout
+    again = tmp_path / "again"
+    again.write_text(done.stdout)
+    assert siroccod("-T", "-c", again).stdout == done.stdout
+
+
+def test_starts_that_cannot_succeed_say_why(tmp_path):
+    conf = tmp_path / "c"
+    conf.write_text("")
+    for options, text in (
+            ({"tokenizer": tmp_path / "none"}, "none"),
+            ({"backend": "nul", "model": serving.DEMO}, "no back end"),
+            ({"backend": "cpu"}, "model"),
+            ({"backend": "null:speed=1"}, "speed"),
+            ({"socket": "/nonexistent/s"}, "/nonexistent/s")):
+        done = siroccod("-c", conf, *null_options(tmp_path, **options))
+        assert done.returncode in (2, 3), options
+        assert text in done.stderr, (options, done.stderr)
+        assert not (tmp_path / "s").exists()
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_its_table(tmp_path):
+    conf = tmp_path / "c"
+    conf.write_text(f"model = {serving.DEMO}\nbackend = cpu\ndummy = on\n"
+                    f"kv_cache = 50T\nsocket = {tmp_path}/s\n")
+    done = siroccod("-c", conf)
+    assert done.returncode == 3
+    assert "GiB" in done.stderr and "free" in done.stderr
+    assert "the plan needs" in done.stderr
+
+
+# Becomes siroccod with a descriptor of its own as descriptor 3, as systemd
+# would start it.
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Inherited:
+    """A siroccod that was handed a listening socket."""
+
+    def __init__(self, directory, listener):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HAND_OVER, str(listener.fileno()),
+             SIROCCOD, "-c", "/dev/null", *null_options(directory)],
+            pass_fds=[listener.fileno()], stderr=subprocess.PIPE, text=True)
+        while "ready" not in self.process.stderr.readline():
+            assert self.process.poll() is None
+        threading.Thread(target=self.process.stderr.read,
+                         daemon=True).start()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(10) == 0
+
+
+def test_requests_wait_in_an_inherited_socket_during_a_restart(tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "fcgi.sock"))
+    listener.listen(64)
+    daemon = serving.Daemon(tmp_path)      # only for its socket's name
+    assert daemon.socket == tmp_path / "fcgi.sock"
+    nginx = serving.Nginx(tmp_path / "nginx", daemon)
+    server = serving.Server.__new__(serving.Server)
+    server.daemon, server.nginx = daemon, nginx
+    nginx.start()
+    first = Inherited(tmp_path, listener)
+    try:
+        assert server.request("GET", "/v1/models")[0] == 200
+        first.stop()
+        replies = []
+        waiting = threading.Thread(target=lambda: replies.append(
+            server.request("GET", "/v1/models")[0]))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        first = Inherited(tmp_path, listener)
+        waiting.join(10)
+        assert replies == [200]
+    finally:
+        first.stop()
+        nginx.stop()
+        listener.close()
