@@ -1,0 +1,389 @@
+#include "config.h"
+
+#include "cpu/cpu.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/clock.h"
+#include "base/str.h"
+#include "cpu/cpu_step.h"
+
+/*
+ * The contract of backend.h. A runner thread executes steps in the order of
+ * submission, so that the engine prepares the next one meanwhile; it is also
+ * the first worker of the pool. submit and collect exchange with it through a
+ * queue of `DEPTH` places under one lock. All memory is laid out by plan and
+ * mapped by load; the KV cache is only touched where it is used.
+ */
+
+#define DEPTH 2
+
+enum place_state { PLACE_FREE, PLACE_QUEUED, PLACE_DONE };
+
+struct place {
+    enum place_state state;
+    const struct batch *batch;
+    struct results results;
+    uint64_t ns;
+    int code;           /* of the step */
+    struct err err;
+};
+
+struct cpu {
+    struct backend b;   /* first */
+    const struct kernels *kernels;
+    bool expanded;
+    int threads_wanted; /* of the spec; 0 = as the limits say */
+
+    struct model *model;
+    struct backend_limits limits;
+    struct backend_plan plan;
+    int threads;
+    struct pool *pool;
+    struct net net;
+    struct stepper step;
+    void *kv, *memory;  /* maps of kv_bytes, memory_bytes */
+    size_t kv_bytes, memory_bytes;
+
+    pthread_t runner;
+    bool running, stop;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct place place[DEPTH];
+    unsigned next_submit, next_run, next_collect;
+};
+
+static int
+parse_option(struct cpu *c, struct str word, struct err *e)
+{
+    char text[64];
+    snprintf(text, sizeof text, "%.*s", (int)(word.n < 63 ? word.n : 63),
+             word.p);
+    if (strncmp(text, "kernel=", 7) == 0) {
+        c->kernels = kernels_find(text + 7);
+        if (c->kernels == NULL)
+            return err_set(e, ERR_UNSUPPORTED, "cpu: this machine has no "
+                           "kernel %s (plain, avx2 and avx512 exist)",
+                           text + 7);
+        return 0;
+    }
+    if (strcmp(text, "attention=absorbed") == 0
+        || strcmp(text, "attention=expanded") == 0) {
+        c->expanded = text[10] == 'e';
+        return 0;
+    }
+    if (strncmp(text, "threads=", 8) == 0 && atoi(text + 8) > 0
+        && atoi(text + 8) <= 1024) {
+        c->threads_wanted = atoi(text + 8);
+        return 0;
+    }
+    return err_set(e, ERR_FORMAT, "cpu: unknown option %s (there are "
+                   "threads=N, kernel=plain|avx2|avx512, "
+                   "attention=absorbed|expanded)", text);
+}
+
+static int
+cpu_open(const char *spec, struct backend **out, struct err *e)
+{
+    struct cpu *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return err_set(e, ERR_NOMEM, "cpu: no memory");
+    c->b.ops = &backend_cpu;
+    c->kernels = kernels_find(NULL);
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->changed, NULL);
+    int r = 0;
+    for (const char *p = spec; p != NULL && *p != '\0' && r == 0;) {
+        size_t n = strcspn(p, ",");
+        r = parse_option(c, (struct str){p, n}, e);
+        p += n + (p[n] == ',');
+    }
+    if (r != 0) {
+        pthread_cond_destroy(&c->changed);
+        pthread_mutex_destroy(&c->lock);
+        free(c);
+        return r;
+    }
+    *out = &c->b;
+    return 0;
+}
+
+static void
+cpu_close(struct backend *b)
+{
+    struct cpu *c = (struct cpu *)b;
+    if (c->running) {
+        pthread_mutex_lock(&c->lock);
+        c->stop = true;
+        pthread_cond_broadcast(&c->changed);
+        pthread_mutex_unlock(&c->lock);
+        pthread_join(c->runner, NULL);
+    }
+    pool_free(c->pool);
+    net_free(&c->net);
+    for (int i = 0; i < DEPTH; i++)
+        results_free(&c->place[i].results);
+    if (c->kv != NULL)
+        munmap(c->kv, c->kv_bytes);
+    if (c->memory != NULL)
+        munmap(c->memory, c->memory_bytes);
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+static int
+usable_cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    int n = CPU_COUNT(&set);
+    return n > 0 ? n : 1;
+}
+
+/* Number behind `name` in a file of "Name:  123 kB" lines, or the whole file's
+ * number with name NULL; UINT64_MAX when it is not there. */
+static uint64_t
+read_number(const char *path, const char *name)
+{
+    char line[256];
+    unsigned long long x;
+    uint64_t found = UINT64_MAX;
+    FILE *f = fopen(path, "re");
+    if (f == NULL)
+        return found;
+    size_t n = name ? strlen(name) : 0;
+    while (found == UINT64_MAX && fgets(line, sizeof line, f) != NULL)
+        if ((name == NULL || strncmp(line, name, n) == 0)
+            && sscanf(line + n, " %llu", &x) == 1)
+            found = x;
+    fclose(f);
+    return found;
+}
+
+/* Bytes this process may still take: what the kernel calls available (page
+ * cache that can be dropped counts as free), within its control group. */
+static uint64_t
+available_memory(void)
+{
+    uint64_t kb = read_number("/proc/meminfo", "MemAvailable:");
+    uint64_t most = read_number("/sys/fs/cgroup/memory.max", NULL);
+    uint64_t used = read_number("/sys/fs/cgroup/memory.current", NULL);
+    uint64_t bytes = kb == UINT64_MAX ? 0 : kb * 1024;
+    if (most != UINT64_MAX && used != UINT64_MAX) {
+        uint64_t left = most > used ? most - used : 0;
+        bytes = left < bytes ? left : bytes;
+    }
+    return bytes;
+}
+
+static void
+add_row(struct backend_plan *p, const char *what, uint64_t bytes)
+{
+    p->row[p->n_row++] = (struct plan_row){what, bytes};
+    p->total += bytes;
+}
+
+/* Blocks for the cache: as many as asked, or what is left, up to what all
+ * slots can use; at least one full sequence. */
+static uint64_t
+choose_blocks(const struct backend_plan *p, const struct backend_limits *l)
+{
+    uint64_t one = ((uint64_t)l->max_context + KV_BLOCK - 1) / KV_BLOCK;
+    uint64_t most = one * l->max_seqs;
+    uint64_t taken = p->total + l->reserve_bytes;
+    uint64_t left = p->available > taken ? p->available - taken : 0;
+    if (l->kv_bytes != 0)
+        return l->kv_bytes / p->bytes_per_block;
+    uint64_t n = left / p->bytes_per_block;
+    n = n < most ? n : most;
+    return n > one ? n : one;
+}
+
+static int
+cpu_plan(struct backend *b, struct model *m, const struct backend_limits *l,
+         struct backend_plan *plan, struct err *e)
+{
+    struct cpu *c = (struct cpu *)b;
+    const struct model_text_params *p = &model_params(m)->text;
+    struct backend_plan *q = &c->plan;
+    if (l->max_seqs == 0 || l->max_step == 0 || l->max_context == 0)
+        return err_set(e, ERR_RANGE, "cpu: limits of 0");
+    c->model = m;
+    c->limits = *l;
+    c->threads = c->threads_wanted ? c->threads_wanted
+                 : l->threads > 0 ? l->threads : usable_cores();
+    memset(q, 0, sizeof *q);
+    q->available = available_memory();
+    q->bytes_per_block = net_block_bytes(p);
+    c->memory_bytes = step_layout(&c->step, NULL, p, l, c->threads, NULL);
+    add_row(q, model_is_dummy(m) ? "weights, generated"
+                                 : "weights, mapped from their files",
+            net_weight_bytes(m));
+    add_row(q, "norms and tables", net_table_bytes(p));
+    add_row(q, "activations, logits and sampling", c->memory_bytes);
+    uint64_t n = choose_blocks(q, l);
+    q->n_blocks = n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+    c->kv_bytes = q->n_blocks * q->bytes_per_block;
+    add_row(q, "KV cache", c->kv_bytes);
+    q->fits = q->n_blocks > 0
+              && q->total + l->reserve_bytes <= q->available;
+    *plan = *q;
+    return 0;
+}
+
+static void *
+map_memory(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+/* Runs steps as they come, until close. */
+static void *
+runner_main(void *arg)
+{
+    struct cpu *c = arg;
+    pthread_mutex_lock(&c->lock);
+    for (;;) {
+        struct place *p = &c->place[c->next_run % DEPTH];
+        while (p->state != PLACE_QUEUED && !c->stop)
+            pthread_cond_wait(&c->changed, &c->lock);
+        if (c->stop)
+            break;
+        c->next_run++;
+        pthread_mutex_unlock(&c->lock);
+        uint64_t start = clock_ns();
+        p->code = step_run(&c->step, p->batch, &p->results, &p->err);
+        p->ns = clock_ns() - start;
+        pthread_mutex_lock(&c->lock);
+        p->state = PLACE_DONE;
+        pthread_cond_broadcast(&c->changed);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return NULL;
+}
+
+/* One token through the whole model: damaged weights show here and not in
+ * somebody's answer. */
+static int
+self_check(struct cpu *c, struct err *e)
+{
+    static const struct sampling greedy = {.top_p = 1,
+                                           .repetition_penalty = 1};
+    const int32_t token = 0;
+    const uint32_t block = 0;
+    struct batch_seq q = {.n_tok = 1, .block = &block, .n_block = 1,
+                          .reset = true, .sample = true, .max_out = 1,
+                          .sampling = &greedy, .n_top = -1};
+    struct batch batch = {.n_tok = 1, .n_seq = 1, .token = &token,
+                          .seq = &q};
+    int r = step_run(&c->step, &batch, &c->place[0].results, e);
+    c->step.slot[0].n_drawn = 0;
+    return r;
+}
+
+static int
+cpu_load(struct backend *b, backend_progress_fn progress, void *arg,
+         struct err *e)
+{
+    struct cpu *c = (struct cpu *)b;
+    if (c->model == NULL || c->running)
+        return err_set(e, ERR_STATE, "cpu: load needs a plan, once");
+    c->pool = pool_create(c->threads);
+    c->kv = map_memory(c->kv_bytes);
+    c->memory = map_memory(c->memory_bytes);
+    if (c->pool == NULL || c->kv == NULL || c->memory == NULL)
+        return err_set(e, ERR_NOMEM, "cpu: no memory: %s", strerror(errno));
+    int r = net_load(&c->net, c->model, c->kernels, c->pool, progress, arg,
+                     e);
+    if (r != 0)
+        return r;
+    c->net.kv = c->kv;
+    c->net.n_blocks = c->plan.n_blocks;
+    c->net.expanded = c->expanded;
+    step_layout(&c->step, &c->net, &c->net.p, &c->limits, c->threads,
+                c->memory);
+    r = self_check(c, e);
+    if (r != 0)
+        return r;
+    if (pthread_create(&c->runner, NULL, runner_main, c) != 0)
+        return err_set(e, ERR_NOMEM, "cpu: no thread: %s", strerror(errno));
+    c->running = true;
+    return 0;
+}
+
+static int
+cpu_submit(struct backend *b, const struct batch *batch, struct err *e)
+{
+    struct cpu *c = (struct cpu *)b;
+    struct place *p = &c->place[c->next_submit % DEPTH];
+    if (!c->running)
+        return err_set(e, ERR_STATE, "cpu: nothing is loaded");
+    int r = step_check(&c->step, batch, e);
+    if (r != 0)
+        return r;
+    pthread_mutex_lock(&c->lock);
+    if (p->state != PLACE_FREE) {
+        pthread_mutex_unlock(&c->lock);
+        return err_set(e, ERR_STATE, "cpu: %d steps are in flight", DEPTH);
+    }
+    p->batch = batch;
+    p->state = PLACE_QUEUED;
+    c->next_submit++;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    return 0;
+}
+
+static int
+cpu_collect(struct backend *b, struct step_result *out, struct err *e)
+{
+    struct cpu *c = (struct cpu *)b;
+    struct place *p = &c->place[c->next_collect % DEPTH];
+    if (c->next_collect == c->next_submit)
+        return err_set(e, ERR_STATE, "cpu: no step is in flight");
+    pthread_mutex_lock(&c->lock);
+    while (p->state != PLACE_DONE)
+        pthread_cond_wait(&c->changed, &c->lock);
+    p->state = PLACE_FREE;
+    c->next_collect++;
+    pthread_mutex_unlock(&c->lock);
+    if (p->code != 0)
+        return err_set(e, p->code, "cpu: %s", p->err.text);
+    *out = (struct step_result){.step = p->batch->step,
+                                .n_seq = p->batch->n_seq,
+                                .seq = p->results.seq, .device_ns = p->ns};
+    return 0;
+}
+
+static void
+cpu_describe(struct backend *b, char *out, size_t size)
+{
+    struct cpu *c = (struct cpu *)b;
+    snprintf(out, size, "%d threads, %s kernels, %s attention",
+             c->threads ? c->threads : usable_cores(), c->kernels->name,
+             c->expanded ? "expanded" : "absorbed");
+}
+
+const struct backend_ops backend_cpu = {
+    .name = "cpu",
+    .about = "plain and exact, on the processor's cores",
+    .depth = DEPTH,
+    .needs_model = true,
+    .open = cpu_open,
+    .close = cpu_close,
+    .plan = cpu_plan,
+    .load = cpu_load,
+    .submit = cpu_submit,
+    .collect = cpu_collect,
+    .describe = cpu_describe,
+};

@@ -1,0 +1,57 @@
+/*
+ * A step of the CPU back end: batch in, results out. One thread runs steps.
+ */
+#ifndef CPU_CPU_STEP_H
+#define CPU_CPU_STEP_H
+
+#include "cpu/forward.h"
+#include "cpu/sample.h"
+
+#define STEP_RECENT 32   /* drawn tokens a slot remembers */
+#define STEP_ROWS 16     /* rows of logits at a time */
+
+/* What the back end keeps of a sequence between steps. */
+struct slot {
+    int32_t recent[STEP_RECENT]; /* last tokens drawn, a ring */
+    uint32_t n_drawn;            /* since the slot was reset */
+};
+
+/* Results of one step; arrays grow when a step needs more. */
+struct results {
+    struct seq_result *seq;
+    struct logprob *logprob;
+    uint32_t *rank;
+    size_t cap_seq, cap_logprob, cap_rank;
+};
+
+struct stepper {
+    struct net *net;
+    struct work work;
+    struct backend_limits limits;
+    struct slot *slot;               /* [max_seqs] */
+    int32_t *id;                     /* [max_step] token ids, resolved */
+    struct query *query;             /* [max_step] */
+    struct row *row;                 /* [max_step] positions with logits */
+    float *logits;                   /* [STEP_ROWS][vocab] */
+    struct sample_scratch *sampler;  /* [threads] */
+};
+
+/* Bytes of a stepper's memory; with memory not NULL (64-byte aligned, zeroed)
+ * also points it into that. net may be empty but for pointers when only the
+ * size is asked. */
+size_t step_layout(struct stepper *s, struct net *net,
+                   const struct model_text_params *p,
+                   const struct backend_limits *l, int threads,
+                   void *memory);
+
+/* ERR_RANGE or ERR_STATE when the batch does not fit the limits or the state
+ * of its slots; nothing has changed then. */
+int step_check(const struct stepper *s, const struct batch *b, struct err *e);
+
+/* Runs b into out. Returns 0, ERR_NOMEM, or ERR_DEVICE when a logit is not a
+ * number. */
+int step_run(struct stepper *s, const struct batch *b, struct results *out,
+             struct err *e);
+void results_free(struct results *r);
+
+#endif
