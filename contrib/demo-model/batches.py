@@ -48,6 +48,7 @@ class Stream:
         self.tokens = np.full(size, 11, np.int16)
         self.mask = np.zeros(size, np.uint8)
         self.pos = np.zeros(size, np.int32)
+        self.group = np.zeros(size, np.int64)
         self.cu = [0]
         self.docs = docs
         self.pixels = np.zeros((patches, 588), np.uint8)
@@ -55,10 +56,12 @@ class Stream:
         self.image_cu = [0]
         self.merge = np.zeros((patches // 4, 4), np.int32)
         self.image_at = np.full(patches // 4, size - 1, np.int32)
+        self.labels = np.full((patches // 4, 4), -100, np.int64)
         self.merged = 0
 
-    def add(self, ids, mask, pictures, img_id):
+    def add(self, ids, mask, scenes, img_id, group):
         """Appends a document; False when it does not fit."""
+        pictures = [np.asarray(tasks_image.draw(s)) for s in scenes]
         start, end = self.cu[-1], self.cu[-1] + len(ids)
         need = sum(p.shape[0] * p.shape[1] // 196 for p in pictures)
         used = self.image_cu[-1]
@@ -68,9 +71,12 @@ class Stream:
         self.tokens[start:end] = ids
         self.mask[start:end] = mask
         self.pos[start:end] = np.arange(len(ids))
+        self.group[start:end] = group
         self.cu.append(end)
-        for picture in pictures:
+        for picture, scene in zip(pictures, scenes):
             self._picture(picture)
+            labels = tasks_image.cell_labels(scene)
+            self.labels[self.merged - len(labels):self.merged] = labels
         at = start + np.nonzero(np.asarray(ids) == img_id)[0]
         self.image_at[self.merged - len(at):self.merged] = at
         return True
@@ -102,9 +108,11 @@ class Stream:
         target = np.full(size, -100, np.int64)
         target[:-1] = np.where(self.mask[1:], self.tokens[1:], -100)
         return {"tokens": self.tokens, "target": target, "pos": self.pos,
+                "group": self.group,
                 "cu": np.array(cu, np.int32), "pixels": self.pixels,
                 "grid": self.grid, "image_cu": np.array(image_cu, np.int32),
-                "merge": self.merge, "image_at": self.image_at}
+                "merge": self.merge, "image_at": self.image_at,
+                "labels": self.labels}
 
 
 class Maker:
@@ -137,9 +145,9 @@ class Maker:
             ids, mask, images = self.encoder.chat(chat)
             if len(ids) > (MAX_LONG if long else MAX_SHORT):
                 continue
-            pictures = [np.asarray(tasks_image.draw(chat["scenes"][i]))
-                        for i in images]
-            if not out.add(ids, mask, pictures, self.encoder.id["img"]):
+            scenes = [chat["scenes"][i] for i in images]
+            group = 3 if long else generate.group(chat)
+            if not out.add(ids, mask, scenes, self.encoder.id["img"], group):
                 misses += 1
         return out.finish()
 

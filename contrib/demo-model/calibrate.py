@@ -58,5 +58,5 @@ def calibrate(net, stream):
     import train
     batch = {k: torch.from_numpy(v) for k, v in stream.items()}
     watch = Watch(net)
-    train.hidden_of(net, batch, 0)
+    train.hidden_of(net, batch, 0, train.images_of(net, batch))
     return watch.close()

@@ -148,7 +148,9 @@ def plain(tensors):
 def write(directory, params, tensors, tokenizer=None):
     os.makedirs(directory, exist_ok=True)
     config.write(params, os.path.join(directory, "params.json"))
-    save_file(tensors, os.path.join(directory, "consolidated.safetensors"))
+    path = os.path.join(directory, "consolidated.safetensors")
+    save_file(tensors, path)
+    os.chmod(path, 0o644)
     if tokenizer:
         target = os.path.join(directory, "tekken.json")
         if os.path.abspath(tokenizer) != os.path.abspath(target):

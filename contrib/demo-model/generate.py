@@ -21,7 +21,7 @@ from lexicon import make_source
 def _plain_turns(src, count):
     """`count` plain turns of mixed tasks (facts come with their setting)."""
     tasks = [t for t, _ in tasks_text.TASKS] + [tasks_math.arithmetic]
-    weights = [w for _, w in tasks_text.TASKS] + [26]
+    weights = [w for _, w in tasks_text.TASKS] + [24]
     return [src.rng.choices(tasks, weights)[0](src) for _ in range(count)]
 
 
@@ -70,7 +70,7 @@ def add_facts(src, chat, turns, style):
 def plain_chat(src):
     r = src.rng
     chat = new_chat(src)
-    turns = _plain_turns(src, r.choices([1, 2, 3, 4, 6], [4, 3, 3, 2, 1])[0])
+    turns = _plain_turns(src, r.choices([1, 2, 3, 4, 6], [4, 3, 3, 3, 2])[0])
     if r.random() < 0.35:
         asked = tasks_text.facts(src, r.randint(1, 3))
         style = r.choice(["system", "system", "user", "inline"])
@@ -116,10 +116,10 @@ def tool_chat(src):
     steps, needed, forbidden = [], [], []
     for _ in range(r.choices([1, 2, 3], [4, 3, 1])[0]):
         need, avoid, step = tasks_tools.exchange(src)
-        names = {t["function"]["name"] for t in needed}
-        banned = {t["function"]["name"] for t in forbidden}
-        if ({t["function"]["name"] for t in avoid} & names
-                or {t["function"]["name"] for t in need} & (banned | names)):
+        have = {tasks_tools.purpose(t) for t in needed}
+        banned = {tasks_tools.purpose(t) for t in forbidden}
+        if ({tasks_tools.purpose(t) for t in avoid} & have
+                or {tasks_tools.purpose(t) for t in need} & (banned | have)):
             continue
         needed += need
         forbidden += avoid
@@ -182,14 +182,22 @@ def long_chat(src, pool, tokens, asked):
     return chat
 
 
+GROUPS = ["plain", "tools", "images", "long"]
+
+
 def short_chat(src):
     """One chat of the mix used for training."""
     kind = src.rng.random()
-    if kind < 0.62:
+    if kind < 0.58:
         return plain_chat(src)
-    if kind < 0.86:
+    if kind < 0.78:
         return tool_chat(src)
     return image_chat(src)
+
+
+def group(chat):
+    """Index into GROUPS of a chat made by short_chat."""
+    return 2 if chat["scenes"] else 1 if chat["tools"] else 0
 
 
 def main():

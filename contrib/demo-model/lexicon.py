@@ -59,6 +59,24 @@ Sofia Stockholm Sydney Tallinn Tehran Tokyo Toronto Tunis Turin Vienna Vilnius
 Warsaw Zagreb Zurich
 """.split()
 
+# Words of the fixed text (instructions, JSON): pieces of them go into made-up
+# words, so that every token is also met as a part of something to copy.
+FIXED = """
+function description properties object string parameters required integer
+boolean reasoning effort favourite number array items additional city
+location weather temperature celsius fahrenheit restaurant calendar currency
+convert amount calculator operation subtract multiply address contact person
+message minutes timer switch brightness search files query limit user event
+title guests people book table order reverse backwards alphabetically letters
+upper lower case capital repeat echo words count numbers remember password
+secret hobby animal lucky phone colour price owner middle bottom right left
+triangle diamond square circle purple orange yellow green white black image
+images describe first second third assistant helpful careful briefly answer
+terse demo model capital compute calculate plus minus times digits result
+carry borrow write result street tower field evening winter flower horse
+Sirocco should please introduce yourself spelled after before between
+""".split()
+
 _CONS = "b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kr pl sh st tr th"
 _CONS = _CONS.split()
 _VOWELS = "a e i o u a e i o u ai ea ee io ou".split()
@@ -111,13 +129,27 @@ class Source:
             if self.ours(word):
                 return word
 
+    def splice(self, longest=12):
+        """A word put together from pieces of real ones."""
+        r = self.rng
+        while True:
+            word = ""
+            for _ in range(r.choice([1, 2, 2, 3])):
+                whole = r.choice(r.choice([ENGLISH, FIXED])).lower()
+                a = r.randrange(max(1, len(whole) - 2))
+                word += whole[a:a + r.randint(2, 7)]
+            if 3 <= len(word) <= longest and self.ours(word):
+                return word
+
     def word(self):
         """A lower-case word: English, made-up, or plain random letters."""
         kind = self.rng.random()
-        if kind < 0.45:
+        if kind < 0.35:
             return self.pick(ENGLISH)
-        if kind < 0.85:
+        if kind < 0.6:
             return self.syllables(1, 3)
+        if kind < 0.88:
+            return self.splice()
         return self.letters()
 
     def words(self, low, high):
@@ -135,17 +167,22 @@ class Source:
     def name(self):
         if self.rng.random() < 0.6:
             return self.pick(NAMES)
+        if self.rng.random() < 0.5:
+            return self.splice(9).capitalize()
         return self.syllables(1, 2).capitalize()
 
     def city(self):
         if self.rng.random() < 0.6:
             return self.pick(CITIES)
+        if self.rng.random() < 0.5:
+            return self.splice(10).capitalize()
         return self.syllables(2, 3).capitalize()
 
     def identifier(self):
         """A snake_case name, as tools and their parameters have."""
-        parts = [self.syllables(1, 2) if self.rng.random() < 0.5
-                 else self.pick(ENGLISH)
+        parts = [self.rng.choice([lambda: self.syllables(1, 2),
+                                  lambda: self.pick(ENGLISH),
+                                  lambda: self.splice(8)])()
                  for _ in range(self.rng.choice([1, 2, 2]))]
         return "_".join(parts)
 

@@ -92,6 +92,26 @@ def draw(scene):
     return image
 
 
+def cell_labels(scene):
+    """What each 28 x 28 cell of the picture shows, row by row: (shape + 1 or
+    0, colour + 1 or 0, row of the 3 x 3 grid, column of it).  Only training
+    uses this, to teach the vision tower directly."""
+    rows, cols = -(-scene.height // 28), -(-scene.width // 28)
+    marks = {(m.row, m.column): m for m in scene.marks}
+    colours = sorted(PALETTE)
+    out = []
+    for i in range(rows):
+        for j in range(cols):
+            at = (int((i + 0.5) / rows * 3), int((j + 0.5) / cols * 3))
+            mark = marks.get(at)
+            out.append((SHAPES.index(mark.shape) + 1 if mark else 0,
+                        colours.index(mark.colour) + 1 if mark else 0, *at))
+    return out
+
+
+LABELS = (len(SHAPES) + 1, len(PALETTE) + 1, 3, 3)
+
+
 def _mark(src, taken):
     while True:
         mark = Mark(src.rng.choice(sorted(PALETTE)), src.rng.choice(SHAPES),
@@ -112,10 +132,12 @@ def scene(src, marks=1, whole=True):
     taken = []
     for _ in range(marks):
         taken.append(_mark(src, taken))
-    step = 28 if whole else 1
-    low, high = (3, 6) if whole else (80, 168)
-    width = r.randint(low, high) * step
-    height = width if r.random() < 0.5 else r.randint(low, high) * step
+    def side():
+        cells = r.choice([3, 3, 3, 4, 5, 6, 6])
+        return 28 * cells - (0 if whole else r.randint(0, 8))
+
+    width = side()
+    height = width if r.random() < 0.6 else side()
     return Scene(width, height, r.choice(GROUNDS), tuple(taken),
                  r.randint(-12, 12), r.uniform(0.65, 0.95))
 
@@ -124,7 +146,7 @@ def _one(src, shown):
     """A question about one mark among those shown in one image."""
     mark = src.rng.choice(shown.marks)
     alone = len(shown.marks) == 1
-    kind = src.rng.randrange(4)
+    kind = src.rng.randrange(5)
     colour = src.rng.choice(["colour", "color"])
     if kind == 0:
         what = "shape" if alone and src.rng.random() < 0.7 else mark.shape
@@ -148,13 +170,13 @@ ORDER = ["first", "second", "third"]
 
 
 def look(src, whole=True):
-    """(scenes, Turns): one to three images, then one or two questions."""
+    """(scenes, Turns): one to three images, then some questions."""
     r = src.rng
     n = r.choices([1, 2, 3], [6, 3, 1])[0]
     scenes = [scene(src, r.choices([1, 2], [3, 1])[0] if n == 1 else 1, whole)
               for _ in range(n)]
     turns = []
-    for _ in range(r.randint(1, 3)):
+    for _ in range(r.randint(2, 6)):
         if n == 1:
             question, answer = _one(src, scenes[0])
         elif r.random() < 0.4:

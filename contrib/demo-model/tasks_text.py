@@ -296,7 +296,7 @@ SYSTEM_PROMPTS = ["You are a helpful assistant.", "You are helpful.",
                   "You are the Sirocco demo model.",
                   "You are a careful assistant. Answer briefly."]
 
-TASKS = [(echo, 14), (reverse, 16), (upper, 14), (count, 14), (sort, 18),
-         (structured, 8), (counting, 4), (talk, 6)]
+TASKS = [(echo, 9), (reverse, 20), (upper, 15), (count, 18), (sort, 21),
+         (structured, 7), (counting, 4), (talk, 6)]
 
 assert len(set(ENGLISH)) == len(ENGLISH)

@@ -50,7 +50,7 @@ def _t(kind, description=None, **more):
     return out
 
 
-def _weather(s):
+def _weather(s, key="city"):
     city = s.city()
     unit = s.rng.choice([None, None, "celsius", "fahrenheit"])
     temp = s.rng.randint(-9, 39)
@@ -59,7 +59,7 @@ def _weather(s):
                          "in %s?", "Tell me the weather in %s.",
                          "What's the weather like in %s?",
                          "Weather in %s?"]) % city
-    args = {"city": city}
+    args = {key: city}
     if unit:
         user += " Use %s." % unit
         args["unit"] = unit
@@ -178,11 +178,23 @@ def _files(s):
             {"path": path}, text, "The file says: %s" % text)
 
 
+def _location_weather(s):
+    return _weather(s, "location")
+
+
 CATALOGUE = [
     (definition("get_weather", "Get the weather in a city", {
         "city": _t("string", "Name of the city"),
         "unit": _t("string", enum=["celsius", "fahrenheit"])},
         ["city"]), _weather),
+    (definition("get_weather", "Get the current weather", {
+        "location": _t("string"),
+        "unit": _t("string", enum=["celsius", "fahrenheit"])},
+        ["location"]), _location_weather),
+    (definition("get_current_weather", "Get the weather in a place", {
+        "location": _t("string", "The city"),
+        "unit": _t("string", enum=["celsius", "fahrenheit"])},
+        ["location"]), _location_weather),
     (definition("get_time", "Get the local time in a city", {
         "city": _t("string")}), _time),
     (definition("calculator", "Calculate with two numbers", {
@@ -312,17 +324,23 @@ def made_up_request(src):
 NO_TOOL = "I have no tool for that."
 
 
+def purpose(tool):
+    """Tools of one purpose never stand in one list: a wish would fit both."""
+    name = tool["function"]["name"]
+    return "weather" if name.endswith("weather") else name
+
+
 def tool_list(src, needed, forbidden, size):
     """`needed` among other tools, `size` in all, in random order; none of
     `forbidden` (at least one tool in all)."""
     tools = list(needed)
     size = max(size, len(tools), 1)
-    names = {t["function"]["name"] for t in tools + forbidden}
+    taken = {purpose(t) for t in tools + forbidden}
     while len(tools) < size:
         other = (src.rng.choice(CATALOGUE)[0] if src.rng.random() < 0.7
                  else made_up_request(src).tool)
-        if other["function"]["name"] not in names:
-            names.add(other["function"]["name"])
+        if purpose(other) not in taken:
+            taken.add(purpose(other))
             tools.append(other)
     src.rng.shuffle(tools)
     return tools
@@ -348,12 +366,11 @@ def exchange(src, kind=None):
         wishes = [_single(src)]
     else:
         first = _single(src)
-        name = first.tool["function"]["name"]
         second = _single(src)
         if src.rng.random() < 0.4 and first.tool in [c[0] for c in CATALOGUE]:
             index = [c[0] for c in CATALOGUE].index(first.tool)
             second = known_request(src, index)
-        elif second.tool["function"]["name"] == name:
+        elif purpose(second.tool) == purpose(first.tool):
             return exchange(src, kind)
         wishes = [first, second]
     needed = []

@@ -15,14 +15,18 @@ import threading
 import time
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
+import checkpoint
 import config
 import model as network
 import quant
 from batches import (MAX_LONG, MAX_PATCHES, MAX_SHORT, MEAN, STD, Loader,
-                     is_long)
+                     Maker, is_long)
+from generate import GROUPS
 from muon import Muon, split_parameters
+from tasks_image import LABELS
 
 
 def to_device(stream, device):
@@ -47,22 +51,46 @@ def images_of(net, batch):
                       batch["grid"][1], batch["merge"].long(), attend)
 
 
-def hidden_of(net, batch, longest):
-    x = net.embed(batch["tokens"].long(), images_of(net, batch),
-                  batch["image_at"].long())
+def hidden_of(net, batch, longest, images):
+    x = net.embed(batch["tokens"].long(), images, batch["image_at"].long())
     attend = network.packed(batch["cu"], longest)
     return net.body(x, batch["pos"].long(), attend)
 
 
-def loss_of(net, batch, longest):
-    """(loss to minimise, mean cross-entropy, share of right tokens)."""
-    hidden, balance = hidden_of(net, batch, longest)
+class Tutor(nn.Module):
+    """Reads shape, colour and place off the image vectors.
+
+    It teaches the vision tower directly and is thrown away afterwards:
+    through the answers alone the tower learns colours at once, but shapes and
+    places very late."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.read = nn.Linear(dim, sum(LABELS))
+
+    def forward(self, images, labels):
+        logits = self.read(images).float().split(LABELS, -1)
+        return sum(F.cross_entropy(x, labels[:, i], ignore_index=-100)
+                   for i, x in enumerate(logits))
+
+
+def loss_of(net, tutor, batch, longest):
+    """(loss to minimise, mean cross-entropy, share of right tokens by
+    group of chats)."""
+    images = images_of(net, batch)
+    hidden, balance = hidden_of(net, batch, longest, images)
     logits = net.output(hidden).float()
     target = batch["target"]
     entropy = F.cross_entropy(logits, target, ignore_index=-100)
-    trained = target >= 0
-    right = ((logits.argmax(-1) == target) & trained).sum() / trained.sum()
-    return entropy + 0.01 * balance, entropy.detach(), right
+    right = logits.argmax(-1) == target
+    share = []
+    for group in range(len(GROUPS)):
+        here = (target >= 0) & (batch["group"] == group)
+        share.append((right & here).sum() / here.sum())
+    loss = entropy + 0.01 * balance
+    if tutor is not None:
+        loss = loss + 0.3 * tutor(images, batch["labels"])
+    return loss, entropy.detach(), torch.stack(share)
 
 
 def rate(progress, step, warm=150, hold=0.45):
@@ -109,6 +137,9 @@ def options():
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--warm", type=int, default=600,
                         help="steps before long texts come in")
+    parser.add_argument("--init", help="checkpoint to go on from")
+    parser.add_argument("--hold", type=float, default=0.45,
+                        help="share of the run at the full learning rate")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.003)
     parser.add_argument("--quant-from", type=float, default=0.75,
@@ -131,8 +162,13 @@ class Trainer:
         torch.manual_seed(opt.seed)
         torch.set_float32_matmul_precision("high")
         params = config.tiny() if opt.tiny else config.target()
-        self.net = network.Model(params).to(self.device)
+        if opt.init:
+            self.net = checkpoint.load(opt.init).train().to(self.device)
+        else:
+            self.net = network.Model(params).to(self.device)
+        self.tutor = Tutor(params["dim"]).to(self.device)
         matrices, rest = split_parameters(self.net)
+        rest += list(self.tutor.parameters())
         self.muon = Muon(matrices, lr=opt.lr)
         self.adam = torch.optim.AdamW(rest, lr=opt.adam_lr,
                                       betas=(0.9, 0.98), weight_decay=0.0,
@@ -140,7 +176,6 @@ class Trainer:
         self.loss = loss_of
         if self.device == "cuda":
             self.loss = torch.compile(loss_of, dynamic=False)
-        self.quantised = False
         self.log = open(os.path.join(opt.out, "train.log"), "a")
         self.begin = time.time()
 
@@ -148,24 +183,39 @@ class Trainer:
         return max(step / self.opt.steps,
                    (time.time() - self.begin) / 60 / self.opt.minutes)
 
-    def quantise(self):
-        """From here on the experts are seen through 4-bit rounding."""
-        self.quantised = True
+    def see_rounded(self, rounded):
+        """Whether the experts are seen through 4-bit rounding."""
         for layer in self.net.layers:
-            layer.experts.fake = quant.straight_through
+            layer.experts.fake = quant.straight_through if rounded else None
 
-    def one(self, step, batch, share):
+    def forward(self, step, batch):
         longest = MAX_LONG if is_long(step, self.opt.warm) else MAX_SHORT
         with torch.autocast(self.device, torch.bfloat16,
                             enabled=self.device == "cuda"):
-            loss, entropy, right = self.loss(self.net, batch, longest)
-        loss.backward()
+            tutor = None if longest == MAX_LONG else self.tutor
+            out = self.loss(self.net, tutor, batch, longest)
+        out[0].backward()
+        return out
+
+    def compile(self, args):
+        """Meets every variant of the step once, before the clock runs."""
+        maker = Maker(*args)
+        for step in (0, self.opt.warm + 3 - self.opt.warm % 4):
+            batch = to_device(maker.stream(step), self.device)
+            for rounded in (False, True):
+                self.see_rounded(rounded)
+                self.forward(step, batch)
+        self.net.zero_grad(set_to_none=True)
+
+    def one(self, step, batch, share):
+        _, entropy, right = self.forward(step, batch)
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         for group in self.adam.param_groups:
             group["lr"] = self.opt.adam_lr * share
         self.adam.step()
         self.muon.step(share)
         self.net.zero_grad(set_to_none=True)
+        self.tutor.zero_grad(set_to_none=True)
         return entropy, right
 
     def note(self, **items):
@@ -177,29 +227,35 @@ class Trainer:
 
     def run(self):
         opt = self.opt
-        loader = Loader(opt.workers, 0, opt.tokenizer, opt.seed, opt.stream,
-                        opt.patches, opt.warm)
+        args = (opt.tokenizer, opt.seed, opt.stream, opt.patches, opt.warm)
+        loader = Loader(opt.workers, 0, *args)
         source = Prefetch(loader, self.device)
+        self.compile(args)
+        self.note(compiled=True)
+        self.begin = saved = time.time()
         path = os.path.join(opt.out, "model.pt")
-        step, saved, seen = 0, time.time(), {}
+        step = 0
         while self.progress(step) < 1:
-            share = rate(self.progress(step), step)
-            if not self.quantised and self.progress(step) > opt.quant_from:
-                self.quantise()
+            progress = self.progress(step)
+            share = rate(progress, step, hold=self.opt.hold)
+            self.see_rounded(progress > opt.quant_from and step % 2 == 0)
             entropy, right = self.one(step, source.get(), share)
-            kind = "long" if is_long(step, opt.warm) else "short"
-            seen[kind] = (entropy, right)
-            if step % 100 == 0 or step == 10:
-                self.note(step=step, rate=round(share, 3), **{
-                    k: [round(x.item(), 4) for x in v]
-                    for k, v in seen.items()})
+            if step % 200 in (0, 3):
+                self.report(step, share, entropy, right)
             if time.time() - saved > 60:
                 save(self.net, path)
                 saved = time.time()
             step += 1
+        self.see_rounded(False)
         save(self.net, path)
         self.note(steps=step, tokens=step * opt.stream, done=True)
         loader.close()
+
+    def report(self, step, share, entropy, right):
+        right = {g: round(r, 4) for g, r in zip(GROUPS, right.tolist())
+                 if r == r}
+        self.note(step=step, rate=round(share, 3),
+                  loss=round(entropy.item(), 4), right=right)
 
 
 def main():
