@@ -172,7 +172,7 @@ static int
 parse_url(struct url *u, const char *text)
 {
     struct addrinfo hint = {.ai_socktype = SOCK_STREAM}, *found;
-    strcpy(u->port, "80");
+    memcpy(u->port, "80", sizeof "80");
     if (strncmp(text, "http://", 7) != 0)
         return ERR_FORMAT;
     int n = 0;
