@@ -35,7 +35,8 @@ score_step(struct score *s, const struct ids *ids, uint32_t past, uint32_t n,
 {
     struct backend *b = s->session.backend;
     struct batch_seq seq = {
-        .n_tok = n, .n_past = past, .block = s->block, .reset = past == 0,
+        .n_tok = n, .n_past = past, .block = s->block,
+        .n_block = s->session.plan.n_blocks, .reset = past == 0, .max_out = 1,
         .sampling = &greedy, .n_top = -1, .target = target + past,
         .target_top = 1, .raw_logprobs = true,
         .history = ids->id, .n_history = past + n, .n_prompt = past + n,
