@@ -1,0 +1,147 @@
+/*
+ * The engine on the CPU back end with the model that ships with the project:
+ * a request's greedy tokens are the same alone and in company, in chunks,
+ * after preemption, with and without a prefix hit, in both loops.
+ */
+#include "config.h"
+
+#include "engine/engine.h"
+
+#include "cpu/cpu.h"
+#include "tests/unit/fake_client.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define N 8
+#define MAX_TOKENS 30
+
+static struct model *model;
+static struct backend *device;
+static uint32_t n_blocks, n_vocab;
+static struct client alone[N];
+
+/* Prompts of 1 to 225 tokens; two in three begin the same way. */
+static void
+make(struct client *c, uint32_t i)
+{
+    client_init(c, 1 + i * 32, i % 3 == 2 ? i : 77, n_vocab, MAX_TOKENS);
+    for (uint32_t k = i * 26; k < c->req.n_prompt; k++)
+        c->prompt[k] = (int32_t)((i * 131 + k * 7) % n_vocab);
+}
+
+static struct engine *
+start(uint32_t blocks, bool cache, bool overlap, uint32_t chunk)
+{
+    struct err e = {0};
+    struct engine *en;
+    struct engine_options o = {
+        .max_running = 8, .max_queue = 32, .step_tokens = 128,
+        .prefill_chunk = chunk, .max_context = 512, .n_blocks = blocks,
+        .prefix_cache = cache, .overlap = overlap, .n_vocab = n_vocab,
+        .max_out = 1};
+    if (engine_create(&o, device, &en, &e) != 0)
+        fail_msg("%s", e.text);
+    return en;
+}
+
+static void
+test_company(void **state)
+{
+    static const struct {
+        uint32_t blocks, chunk;
+        bool cache, overlap;
+    } way[] = {{64, 0, false, false}, {64, 0, true, true},
+               {64, 9, true, false},
+               {9, 40, false, true}};
+    for (size_t w = 0; w < sizeof way / sizeof *way; w++) {
+        struct engine *en = start(way[w].blocks, way[w].cache,
+                                  way[w].overlap, way[w].chunk);
+        struct client c[N];
+        for (int round = 0; round < (way[w].cache ? 2 : 1); round++) {
+            bool hit = false;
+            for (uint32_t i = 0; i < N; i++) {
+                make(&c[i], i);
+                assert_int_equal(client_submit(&c[i], en), 0);
+            }
+            for (int i = 0; i < N; i++) {
+                client_wait(&c[i]);
+                assert_int_equal(c[i].finish, ENGINE_LENGTH);
+                assert_int_equal(c[i].out.n, MAX_TOKENS);
+                if (memcmp(c[i].out.id, alone[i].out.id,
+                           MAX_TOKENS * sizeof(int32_t)) != 0)
+                    fail_msg("way %zu, round %d: request %d differs", w,
+                             round, i);
+                hit |= c[i].n_cached > 0;
+                client_free(&c[i]);
+            }
+            if (round == 1 && way[w].blocks == 64)
+                assert_true(hit);
+        }
+        engine_destroy(en);
+    }
+}
+
+static int
+load(const char *dir)
+{
+    struct err e = {0};
+    struct model_options mo = {0};
+    struct backend_limits l = {.max_seqs = 8, .max_step = 128,
+                               .max_context = 512, .threads = 2};
+    struct backend_plan p;
+    if (model_open(dir, &mo, &model, &e) != 0 ||
+        backend_cpu.open(NULL, &device, &e) != 0 ||
+        backend_cpu.plan(device, model, &l, &p, &e) != 0 ||
+        backend_cpu.load(device, NULL, NULL, &e) != 0) {
+        fprintf(stderr, "%s\n", e.text);
+        return -1;
+    }
+    n_blocks = p.n_blocks;
+    n_vocab = (uint32_t)model_params(model)->text.vocab;
+    return n_blocks >= 64 ? 0 : -1;
+}
+
+/* The reference: one at a time, plain loop, nothing cached. */
+static int
+setup(void **state)
+{
+    struct engine *en = start(64, false, false, 0);
+    for (uint32_t i = 0; i < N; i++) {
+        make(&alone[i], i);
+        if (client_submit(&alone[i], en) != 0)
+            return -1;
+        client_wait(&alone[i]);
+    }
+    engine_destroy(en);
+    return 0;
+}
+
+static int
+teardown(void **state)
+{
+    for (int i = 0; i < N; i++)
+        client_free(&alone[i]);
+    backend_cpu.close(device);
+    model_close(model);
+    return 0;
+}
+
+int
+main(void)
+{
+    const char *top = getenv("SIROCCO_SRCDIR");
+    char dir[4096];
+    if (top == NULL)
+        return 77;
+    snprintf(dir, sizeof dir, "%s/contrib/demo-model/model", top);
+    if (load(dir) != 0)
+        return 1;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_company)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
