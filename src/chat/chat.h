@@ -50,7 +50,9 @@ struct chat_message {
     size_t n_call;
     struct str call_id;      /* tool */
     struct str name;         /* tool, optional */
-    bool prefix;             /* assistant: continue this message */
+    bool prefix;             /* assistant: continue this message; chat_parse
+                                sets it on the last message, by the flags of
+                                the body */
 };
 
 enum chat_tool_choice {
@@ -121,6 +123,7 @@ struct chat_prompt {
     struct image **image;
     size_t *image_pos;
     size_t n_image;
+    bool inside_thought; /* ends in a thought that is to be continued */
 };
 
 /* Validates, normalises and encodes. ids are appended to out->ids (owned by
@@ -129,8 +132,8 @@ int chat_encode(const struct chat *c, const struct chat_request *req,
                 struct arena *a, struct chat_prompt *out,
                 struct chat_error *ce);
 
-/* The settings value of an OpenAI reasoning_effort level for this tokenizer:
- * "none" or "high"; NULL when it has no such setting. */
+/* True when the tokenizer has a reasoning_effort setting: then req->effort may
+ * be one of tok_info's effort_values. */
 bool chat_has_reasoning(const struct chat *c);
 
 #endif

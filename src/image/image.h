@@ -21,8 +21,8 @@ struct image_spec {
 };
 
 /* Merged-patch grid of a w x h source. Formula: tokenizer image rules of the
- * reference (scale down to max_side, round half to even, then ceil to cells).
- * Returns 0, or ERR_RANGE when a side rounds to nothing. */
+ * reference (scale down to max_side, round half to even but to 1 at least,
+ * then ceil to cells). Returns 0, or ERR_RANGE when a side is below 1. */
 int image_grid(const struct image_spec *spec, int w, int h, int *cols,
                int *rows);
 
