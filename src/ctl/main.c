@@ -13,6 +13,16 @@ static const struct command commands[] = {
      "JSON strings (or chat bodies) in, token ids out", tokenize_command},
     {"detokenize", "--tokenizer FILE [--keep-special]",
      "arrays of token ids in, JSON strings out", detokenize_command},
+    {"score", "--model DIR [--backend NAME] [--step N] [--max-context N] "
+     "[--threads N] [--dummy]",
+     "arrays of token ids in, log-probabilities out", score_command},
+    {"generate", "--model DIR [--backend NAME] [--step N] [--max-context N] "
+     "[--threads N] [--dummy]",
+     "prompts of token ids in, generated ids out", generate_command},
+    {"check", "[--config FILE] [--model DIR] [--backend NAME]",
+     "the machine, the model and the memory plan", check_command},
+    {"bench", "serve | engine",
+     "measures a running server, or a back end by itself", bench_command},
 };
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)

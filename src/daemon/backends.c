@@ -3,14 +3,8 @@
 
 #include "backend/backend.h"
 #include "cpu/cpu.h"
-#ifdef HAVE_CUDA
-#include "cuda/cuda_backend.h"
-#endif
 
 const struct backend_ops *const backend_table[] = {
-#ifdef HAVE_CUDA
-    &backend_cuda,
-#endif
     &backend_cpu,
     &backend_null,
     NULL
