@@ -131,8 +131,8 @@ struct backend_limits {
     int threads;            /* cpu: 0 = one a core */
     int device;             /* first accelerator */
     int n_devices;          /* 1 */
-    uint32_t n_vocab;       /* of the tokenizer: what a back end without a
-                               model draws from */
+    uint32_t n_vocab, n_special; /* of the tokenizer, control ids first: what
+                               a back end without a model draws from */
 };
 
 /* A row of the memory plan: who needs what. */

@@ -7,8 +7,8 @@
  *
  *   rate=20       tokens a second of each sequence; 0 = as fast as possible
  *   vocab=N       vocabulary, when no tokenizer says (siroccoctl bench)
- *   ids=LO-HI     draw from these; by default 1097-1122, a tekken
- *                 vocabulary's letters, or all ids of a smaller one
+ *   ids=LO-HI     draw from these; by default the letters a to z, which a
+ *                 tekken vocabulary has as bytes behind its control ids
  *   script=FILE   outputs to replay (backend/script.h)
  *   end=ID        drawn after a script's last id; 2
  *   blocks=N      KV blocks; by default enough for all sequences
@@ -35,8 +35,6 @@
 #include <time.h>
 
 #define DEPTH 2
-#define LETTER_LO 1097
-#define LETTER_HI 1122
 #define BLOCKS_MAX 32768
 #define TOP_LOGPROB (-0.2231436f) /* 0.8; the others halve what is left */
 
@@ -154,9 +152,9 @@ null_plan(struct backend *b, struct model *m, const struct backend_limits *l,
         return err_set(e, ERR_RANGE, "null: without a tokenizer the back end "
                        "needs vocab=N");
     if (!d->has_ids) {
-        bool tekken = d->n_vocab > LETTER_HI;
-        d->lo = tekken ? LETTER_LO : 0;
-        d->hi = tekken ? LETTER_HI : (int32_t)d->n_vocab - 1;
+        bool letters = l->n_special + 'z' < d->n_vocab;
+        d->lo = (int32_t)(letters ? l->n_special + 'a' : 0);
+        d->hi = (int32_t)(letters ? l->n_special + 'z' : d->n_vocab - 1);
     }
     int32_t most = script_max_id(&d->scripts);
     most = most > d->hi ? most : d->hi;

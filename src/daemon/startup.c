@@ -85,6 +85,7 @@ set_limits(struct service *s)
         .device = c->device,
         .n_devices = c->n_devices,
         .n_vocab = (uint32_t)tok_info(s->tok)->n_vocab,
+        .n_special = (uint32_t)tok_info(s->tok)->n_special,
     };
 }
 

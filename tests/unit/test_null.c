@@ -17,7 +17,8 @@
 const struct backend_ops *const backend_table[] = {&backend_null, NULL};
 
 static const struct backend_limits limits = {
-    .max_seqs = 4, .max_step = 64, .max_context = 1000, .n_vocab = 5000};
+    .max_seqs = 4, .max_step = 64, .max_context = 1000, .n_vocab = 5000,
+    .n_special = 1000};
 
 static struct backend *
 open_null(const char *name)
