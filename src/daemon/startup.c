@@ -23,6 +23,7 @@
 #define STEP_TOKENS_CPU 512
 #define STEP_TOKENS_DEVICE 8192
 #define PROBE_TIMEOUT_S 120
+#define HOST_CACHE_SHARE 4
 
 const char *
 startup_model_name(const struct conf *c)
@@ -57,12 +58,18 @@ tokenizer_path(const struct conf *c, char *out, size_t n)
         snprintf(out, n, "%s/tekken.json", c->model ? c->model : ".");
 }
 
+/* Whether the back end works in the machine's own memory. */
+static bool
+is_host(const struct service *s)
+{
+    return strcmp(s->backend->ops->name, "cuda") != 0;
+}
+
 /* An input without its own setting takes the model's or the device's. */
 static void
 set_limits(struct service *s)
 {
     const struct conf *c = s->conf;
-    bool host = strcmp(s->backend->ops->name, "cuda") != 0;
     uint64_t context = c->max_context ? c->max_context : CONTEXT_DEFAULT;
 
     if (s->model) {
@@ -72,7 +79,7 @@ set_limits(struct service *s)
     }
     uint64_t step = c->step_tokens;
     if (step == 0)
-        step = host ? STEP_TOKENS_CPU : STEP_TOKENS_DEVICE;
+        step = is_host(s) ? STEP_TOKENS_CPU : STEP_TOKENS_DEVICE;
     if (step < c->max_running) /* a token each must fit */
         step = c->max_running;
     s->limits = (struct backend_limits){
@@ -126,6 +133,29 @@ check_vocabulary(const struct service *s, struct err *e)
     return 0;
 }
 
+static int
+plan(struct service *s, struct err *e)
+{
+    return s->backend->ops->plan(s->backend, s->model, &s->limits, &s->plan,
+                                 e);
+}
+
+/* Host memory is shared with everything else on the machine, so a cache whose
+ * size nobody set takes a quarter of what is free, and never more than all
+ * places filled to the brim could use. */
+static int
+bound_host_cache(struct service *s, struct err *e)
+{
+    s->limits.kv_bytes = 1; /* the smallest: what does a block cost? */
+    int rc = plan(s, e);
+    uint64_t blocks = (uint64_t)s->limits.max_seqs
+                      * (s->limits.max_context / KV_BLOCK + 1);
+    uint64_t most = blocks * s->plan.bytes_per_block;
+    uint64_t share = s->plan.available / HOST_CACHE_SHARE;
+    s->limits.kv_bytes = most > 0 && most < share ? most : share;
+    return rc;
+}
+
 int
 startup_plan(struct service *s, const struct conf *c, struct err *e)
 {
@@ -144,8 +174,9 @@ startup_plan(struct service *s, const struct conf *c, struct err *e)
     if (rc != 0)
         return rc;
     set_limits(s);
-    return s->backend->ops->plan(s->backend, s->model, &s->limits, &s->plan,
-                                 e);
+    if (c->kv_bytes == 0 && is_host(s))
+        rc = bound_host_cache(s, e);
+    return rc ? rc : plan(s, e);
 }
 
 int
@@ -156,10 +187,10 @@ startup_plan_text(const struct service *s, struct buf *out)
     int rc = 0;
 
     for (int i = 0; rc == 0 && i < p->n_row; i++)
-        rc = buf_printf(out, "  %-28s %10.3f GiB\n", p->row[i].what,
+        rc = buf_printf(out, "  %-34s %10.3f GiB\n", p->row[i].what,
                         (double)p->row[i].bytes / gib);
     if (rc == 0)
-        rc = buf_printf(out, "  %-28s %10.3f GiB\n  %-28s %10.3f GiB\n",
+        rc = buf_printf(out, "  %-34s %10.3f GiB\n  %-34s %10.3f GiB\n",
                         "in all", (double)p->total / gib, "free here",
                         (double)p->available / gib);
     if (rc == 0 && p->bytes_per_block > 0)
