@@ -12,8 +12,8 @@
  * request at its head is never overtaken, so it cannot starve.
  *
  * Blocks. Admission is optimistic: a waiting request enters when the blocks
- * for all tokens it has are there, plus one for every running request, and it
- * gets them at once. Output needs more; when the pool, idle cached blocks
+ * for all tokens it has are there, plus one for every running request that can
+ * still grow, and it gets them at once. Output needs more; when the pool, idle cached blocks
  * included, is out, the last in rank is preempted, and nobody enters in that
  * step. The first in rank is never preempted, and one request always fits the
  * pool, so there is always progress.
@@ -39,6 +39,7 @@ static bool admit(struct sched *s, struct request *r);
 static void count_admission(const struct sched *s, struct request *r);
 static uint32_t blocks_for(const struct sched *s, const struct request *r,
                            uint32_t n_tok);
+static uint32_t growing(const struct sched *s);
 static uint32_t block_take(struct sched *s);
 static void blocks_release(struct sched *s, struct request *r);
 static void slot_release(struct sched *s, struct request *r);
@@ -246,7 +247,7 @@ admit(struct sched *s, struct request *r)
     for (uint32_t i = 0; i < hit; i++)
         room -= s->kv.block[r->path.node[i]].ref == 0;
     uint32_t need = blocks_for(s, r, r->n_token) - hit;
-    if (need + s->n_running > room)
+    if (need > room || need + growing(s) > room)
         return false;
     prefix_lock(&s->prefix, &r->path, hit);
     for (uint32_t i = 0; i < hit; i++)
@@ -281,6 +282,18 @@ count_admission(const struct sched *s, struct request *r)
     metrics_add(METRIC_CACHED_TOKENS, r->n_cached);
     metrics_observe(METRIC_QUEUE_TIME,
                     (double)(r->t_admit - r->t_submit) * 1e-9);
+}
+
+/* Running requests that may need another block. */
+static uint32_t
+growing(const struct sched *s)
+{
+    uint32_t n = 0;
+    list_for_each(it, &s->running) {
+        const struct request *r = request_of(it);
+        n += r->n_block < blocks_for(s, r, r->n_prompt + r->limit);
+    }
+    return n;
 }
 
 /* Blocks for n_tok tokens and the drafts behind them, within the longest text

@@ -170,6 +170,23 @@ test_preempts_last(void **state)
     assert_int_equal(planned(b), 64 * 10 + 65); /* all of it again */
 }
 
+/* A pool that holds just what may run lets all of it run. */
+static void
+test_pool_just_enough(void **state)
+{
+    for (int i = 0; i < 4; i++)
+        add(64 * 7, 64, 0);
+    s.o.step_tokens = 4096;
+    s.o.prefill_chunk = 0;
+    for (int i = 0; i < 64; i++) {
+        sched_plan(&s, &p);
+        assert_false(p.preempted);
+        step();
+    }
+    assert_int_equal(p.n, 4);
+    assert_int_equal(s.kv.n_free, 0);
+}
+
 /* A sequence whose next token is being drawn runs one ahead; not with a
  * grammar, not with drafts, not beyond its limit. */
 static void
@@ -201,6 +218,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_slots, start, stop),
         cmocka_unit_test_setup_teardown(test_no_overtaking, start, stop),
         cmocka_unit_test_setup_teardown(test_preempts_last, start, stop),
+        cmocka_unit_test_setup_teardown(test_pool_just_enough, start, stop),
         cmocka_unit_test_setup_teardown(test_running_ahead, start, stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
