@@ -21,7 +21,16 @@ static const struct command commands[] = {
      "prompts of token ids in, generated ids out", generate_command},
     {"check", "[--config FILE] [--model DIR] [--backend NAME]",
      "the machine, the model and the memory plan", check_command},
-    {"bench", "serve | engine",
+    {"bench",
+     "serve [--url URL] [--key KEY[,KEY...]] [--model NAME] [--streams N]\n"
+     "           [--requests N] [--tokens N] [--prompt-words N] [--rate R]\n"
+     "           [--ramp SECONDS] [--slack MS] [--pid PID] [--no-stream] "
+     "[--json]\n"
+     "       siroccoctl bench engine [--model DIR] [--backend NAME] "
+     "[--dummy]\n"
+     "           [--batches N,...] [--prefills N,...] [--prompt N] "
+     "[--tokens N]\n"
+     "           [--runs N] [--step N] [--threads N] [--vocab N] [--json]",
      "measures a running server, or a back end by itself", bench_command},
 };
 
