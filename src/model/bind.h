@@ -12,6 +12,8 @@
 #include "model/model.h"
 #include "model/params.h"
 
+#define BIND_ENOUGH 1000 /* problems after which the walk ends */
+
 /* What a matrix is, so that a dummy load knows its stored form. */
 enum matrix_kind { MATRIX_PLAIN, MATRIX_ATTENTION, MATRIX_MLP };
 

@@ -136,7 +136,7 @@ bind_experts(const struct walk *w, struct layer_weights *l,
                    expert_w2, l, name);
         return;
     }
-    for (int i = 0; i < p->n_experts; i++) {
+    for (int i = 0; i < p->n_experts && b->n_bad < BIND_ENOUGH; i++) {
         snprintf(name, sizeof name, "%s%s.%d", stem, w->t->experts, i);
         bind_mlp(w, &l->expert[i], p->expert_hidden, name);
     }
@@ -221,7 +221,7 @@ bind_text(const struct walk *w)
     }
     x->norm = bind_vector(b, p->dim, "%s%s.weight", w->prefix.text,
                           w->t->norm);
-    for (int i = 0; i < p->n_layers; i++)
+    for (int i = 0; i < p->n_layers && b->n_bad < BIND_ENOUGH; i++)
         bind_layer(w, &x->layer[i], i);
 }
 
@@ -266,7 +266,7 @@ bind_vision(const struct walk *w)
                 (int64_t)v->channels * v->patch * v->patch, MATRIX_PLAIN, 1,
                 "%s%spatch_conv", pre, t->vision);
     x->ln_pre = bind_vector(b, v->dim, "%s%sln_pre.weight", pre, t->vision);
-    for (int i = 0; i < v->n_layers; i++)
+    for (int i = 0; i < v->n_layers && b->n_bad < BIND_ENOUGH; i++)
         bind_vision_layer(w, &x->layer[i], i);
     if (v->projector_norm)
         x->pre_projector_norm = bind_vector(b, v->dim, "%s%s.weight", pre,
@@ -322,14 +322,15 @@ bind_all(struct binder *b)
     bind_text(&w);
     if (b->vision != NULL)
         bind_vision(&w);
-    if (!b->dummy)
+    if (!b->dummy && b->n_bad < BIND_ENOUGH)
         find_extra(b);
     if (b->n_bad == 0)
         return 0;
     if (b->n_bad > 1) {
         size_t n = strlen(b->e->text);
         snprintf(b->e->text + n, sizeof b->e->text - n,
-                 " (and %d more problems)", b->n_bad - 1);
+                 " (and %s%d more problems)",
+                 b->n_bad < BIND_ENOUGH ? "" : "at least ", b->n_bad - 1);
     }
     return b->e->code;
 }
