@@ -16,8 +16,8 @@ import time
 import urllib.error
 import urllib.request
 
-TOP = pathlib.Path(os.environ["SIROCCO_SRCDIR"])
-BUILD = pathlib.Path(os.environ["SIROCCO_BUILDDIR"])
+TOP = pathlib.Path(os.environ["SIROCCO_SRCDIR"]).resolve()
+BUILD = pathlib.Path(os.environ["SIROCCO_BUILDDIR"]).resolve()
 DEMO = TOP / "contrib/demo-model/model"
 
 # Lower-case hex, as the key file asks for.

@@ -5,8 +5,8 @@ import os
 import pathlib
 import subprocess
 
-TOP = pathlib.Path(os.environ["SIROCCO_SRCDIR"])
-BUILD = pathlib.Path(os.environ["SIROCCO_BUILDDIR"])
+TOP = pathlib.Path(os.environ["SIROCCO_SRCDIR"]).resolve()
+BUILD = pathlib.Path(os.environ["SIROCCO_BUILDDIR"]).resolve()
 PROGRAM = BUILD / "siroccoctl"
 
 
