@@ -7,6 +7,11 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+/* From here on a request's text is mapped for itself, so that pages it has
+ * touched go back to the system with it and do not stay in the heap. */
+#define MAP_MIN 65536
 
 static int check(const struct engine_options *o,
                  const struct engine_request *r);
@@ -14,6 +19,7 @@ static bool ids_ok(const int32_t *id, size_t n, uint32_t n_vocab);
 static int copy_lists(struct request *r);
 static int copy_state(struct request *r, const struct engine_options *o);
 static int copy_ban(struct request *r);
+static int text_alloc(struct request *r, size_t n_token, size_t n_block);
 static int copy(struct arena *a, void *list, size_t n, size_t size);
 
 int
@@ -51,10 +57,10 @@ request_create(const struct engine_options *o, const struct engine_request *in,
 void
 request_free(struct request *r)
 {
-    free(r->token);
-    free(r->block);
-    free(r->path.key);
-    free(r->path.node);
+    if (r->text_bytes >= MAP_MIN)
+        munmap(r->text_memory, r->text_bytes);
+    else
+        free(r->text_memory);
     free(r->prompt);
     arena_destroy(r->arena);
 }
@@ -163,9 +169,6 @@ copy_ban(struct request *r)
     return 0;
 }
 
-/* The arrays that grow with the text get room for the longest text at once:
- * steps in flight point into them, so they must not move, and memory that is
- * not written to costs nothing. */
 static int
 copy_state(struct request *r, const struct engine_options *o)
 {
@@ -173,21 +176,45 @@ copy_state(struct request *r, const struct engine_options *o)
     size_t n_block = (n + o->max_out - 1 + KV_BLOCK - 1) / KV_BLOCK;
     if (n_block > o->n_blocks)
         n_block = o->n_blocks;
-    r->token = malloc((n + BACKEND_OUT_MAX) * sizeof *r->token);
-    r->block = malloc(n_block * sizeof *r->block);
-    r->path.key = malloc(n_block * sizeof *r->path.key);
-    r->path.node = malloc(n_block * sizeof *r->path.node);
+    if (text_alloc(r, n + BACKEND_OUT_MAX, n_block) != 0)
+        return ERR_NOMEM;
     r->image = arena_calloc(r->arena, r->in.n_image + 1, sizeof *r->image);
     if (r->in.matcher != NULL)
         r->mask = arena_calloc(r->arena, (o->n_vocab + 31) / 32,
                                sizeof *r->mask);
-    if (r->token == NULL || r->block == NULL || r->path.key == NULL ||
-        r->path.node == NULL || r->image == NULL ||
-        (r->in.matcher != NULL && r->mask == NULL))
+    if (r->image == NULL || (r->in.matcher != NULL && r->mask == NULL))
         return ERR_NOMEM;
     memcpy(r->token, r->in.prompt, r->n_prompt * sizeof *r->token);
     r->in.prompt = r->token;
     r->text = (struct prefix_text){.token = r->token, .image = r->in.image,
                                    .n_image = r->in.n_image};
+    return 0;
+}
+
+/* The arrays that grow with the text get room for the longest text at once:
+ * steps in flight point into them, so they must not move, and pages that are
+ * not written to cost nothing. */
+static int
+text_alloc(struct request *r, size_t n_token, size_t n_block)
+{
+    size_t keys = n_block * sizeof *r->path.key;
+    size_t ids = n_block * sizeof(uint32_t);
+    size_t size = keys + 2 * ids + n_token * sizeof *r->token;
+    char *p;
+    if (size >= MAP_MIN) {
+        p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        p = p == MAP_FAILED ? NULL : p;
+    } else {
+        p = malloc(size);
+    }
+    if (p == NULL)
+        return ERR_NOMEM;
+    r->text_memory = p;
+    r->text_bytes = size;
+    r->path.key = (uint64_t *)p;
+    r->path.node = (uint32_t *)(p + keys);
+    r->block = (uint32_t *)(p + keys + ids);
+    r->token = (int32_t *)(p + keys + 2 * ids);
     return 0;
 }

@@ -40,6 +40,9 @@ struct request {
     struct arena *arena;      /* owns this struct and what it points to */
     struct engine_request in; /* its lists are copies */
 
+    void *text_memory;        /* of token, block and path; text_bytes, mapped
+                                 when large */
+    size_t text_bytes;
     int32_t *token;           /* prompt, then output */
     uint32_t n_token, n_prompt;
     uint32_t limit;           /* most output tokens */

@@ -476,6 +476,24 @@ test_logprobs(void **state)
     }
 }
 
+/* A context so long that the request's text is mapped. */
+static void
+test_long_context(void **state)
+{
+    struct rig g;
+    struct client c;
+    rig_defaults(&g);
+    g.o.max_context = 256 * 64;
+    rig_start(&g);
+    client_init(&c, 1000, 3, VOCAB, 1 << 20);
+    submit(&c, &g);
+    client_wait(&c);
+    client_check(&c, VOCAB, 256 * 64);
+    assert_int_equal(c.out.n, 256 * 64 - 1000);
+    client_free(&c);
+    rig_stop(&g);
+}
+
 static void
 test_cancel(void **state)
 {
@@ -667,6 +685,7 @@ main(void)
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_thinking),
         cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_long_context),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_drain_and_destroy),
         cmocka_unit_test(test_device_failure),
