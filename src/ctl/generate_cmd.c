@@ -267,38 +267,15 @@ start(struct generate *g, const struct session_options *o, struct err *e)
 int
 generate_command(int argc, char **argv)
 {
-    const char *model = NULL, *backend = NULL, *context = NULL;
-    const char *threads = NULL, *step = NULL;
-    bool dummy = false;
-    const struct option_row rows[] = {
-        {"model", &model, NULL}, {"backend", &backend, NULL},
-        {"max-context", &context, NULL}, {"step", &step, NULL},
-        {"threads", &threads, NULL}, {"dummy", NULL, &dummy}, {NULL}
-    };
-    long long max_context = 32768, step_tokens = 512, n_threads = 0;
+    struct session_options o;
     struct generate g = {0};
     struct err e = {0};
 
-    int rc = command_options(argc, argv, rows);
-    if (rc == EXIT_OK)
-        rc = command_number("max-context", context, 1, 1 << 20, &max_context);
-    if (rc == EXIT_OK)
-        rc = command_number("step", step, 1, 65536, &step_tokens);
-    if (rc == EXIT_OK)
-        rc = command_number("threads", threads, 0, 1024, &n_threads);
+    int rc = session_arguments(argc, argv, &o);
     if (rc != EXIT_OK)
         return rc;
-    if (model == NULL) {
-        command_fail(argv[0], "--model DIR is needed");
-        return EXIT_USAGE;
-    }
-    struct session_options o = {
-        .model = model, .backend = backend, .dummy = dummy, .max_seqs = 1,
-        .max_step = (uint32_t)step_tokens,
-        .max_context = (uint32_t)max_context, .threads = (int)n_threads,
-    };
     g.max_context = o.max_context;
-    g.end_id = find_end(model);
+    g.end_id = find_end(o.model);
     if (start(&g, &o, &e) != 0)
         return command_fail(argv[0], "%s", e.text);
     rc = command_lines(argv[0], generate_line, &g);

@@ -132,34 +132,15 @@ out:
 int
 score_command(int argc, char **argv)
 {
-    const char *model = NULL, *backend = NULL, *context = NULL, *step = NULL;
-    const char *threads = NULL;
-    bool dummy = false;
-    const struct option_row rows[] = {
-        {"model", &model, NULL}, {"backend", &backend, NULL},
-        {"max-context", &context, NULL}, {"step", &step, NULL},
-        {"threads", &threads, NULL}, {"dummy", NULL, &dummy}, {NULL}
-    };
-    long long max_context = 32768, step_tokens = 512, n_threads = 0;
+    struct session_options o;
     struct score s = {0};
     struct err e = {0};
 
-    int rc = command_options(argc, argv, rows);
-    if (rc == EXIT_OK)
-        rc = command_number("max-context", context, 1, 1 << 20, &max_context);
-    if (rc == EXIT_OK)
-        rc = command_number("step", step, 1, 65536, &step_tokens);
-    if (rc == EXIT_OK)
-        rc = command_number("threads", threads, 0, 1024, &n_threads);
+    int rc = session_arguments(argc, argv, &o);
     if (rc != EXIT_OK)
         return rc;
-    s.max_context = (uint32_t)max_context;
-    s.step_tokens = (uint32_t)step_tokens;
-    struct session_options o = {
-        .model = model, .backend = backend, .dummy = dummy, .max_seqs = 1,
-        .max_step = s.step_tokens, .max_context = s.max_context,
-        .threads = (int)n_threads,
-    };
+    s.max_context = o.max_context;
+    s.step_tokens = o.max_step;
     if (session_open(&o, &s.session, &e) != 0)
         return command_fail(argv[0], "%s", e.text);
     if (s.session.model == NULL) {

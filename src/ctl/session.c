@@ -4,6 +4,11 @@
 
 #include <string.h>
 
+#include "ctl/command.h"
+
+#define CONTEXT_DEFAULT 32768
+#define STEP_DEFAULT 512
+
 static uint32_t
 blocks_for(const struct session_options *o)
 {
@@ -34,6 +39,36 @@ plan(const struct session_options *o, struct session *s, struct err *e)
         rc = err_set(e, ERR_LIMIT, "the model needs %.2f GiB, %.2f are free",
                      (double)s->plan.total / (1 << 30),
                      (double)s->plan.available / (1 << 30));
+    return rc;
+}
+
+int
+session_arguments(int argc, char **argv, struct session_options *o)
+{
+    const char *context = NULL, *threads = NULL, *step = NULL;
+    long long n_context = CONTEXT_DEFAULT, n_step = STEP_DEFAULT;
+    long long n_threads = 0;
+
+    *o = (struct session_options){.max_seqs = 1};
+    const struct option_row rows[] = {
+        {"model", &o->model, NULL}, {"backend", &o->backend, NULL},
+        {"max-context", &context, NULL}, {"step", &step, NULL},
+        {"threads", &threads, NULL}, {"dummy", NULL, &o->dummy}, {NULL}
+    };
+    int rc = command_options(argc, argv, rows);
+    if (rc == EXIT_OK)
+        rc = command_number("max-context", context, 1, 1 << 20, &n_context);
+    if (rc == EXIT_OK)
+        rc = command_number("step", step, 1, 65536, &n_step);
+    if (rc == EXIT_OK)
+        rc = command_number("threads", threads, 0, 1024, &n_threads);
+    if (rc == EXIT_OK && o->model == NULL) {
+        command_fail(argv[0], "--model DIR is needed");
+        rc = EXIT_USAGE;
+    }
+    o->max_context = (uint32_t)n_context;
+    o->max_step = (uint32_t)n_step;
+    o->threads = (int)n_threads;
     return rc;
 }
 

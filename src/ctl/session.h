@@ -21,6 +21,11 @@ struct session {
     struct backend_plan plan;
 };
 
+/* Reads the options of a command that runs one sequence of a model at a time:
+ * --model, --backend, --step, --max-context, --threads, --dummy. Complains and
+ * returns EXIT_USAGE when they are wrong or --model is missing. */
+int session_arguments(int argc, char **argv, struct session_options *o);
+
 /* Opens, plans and loads. On error nothing stays open. */
 int session_open(const struct session_options *o, struct session *s,
                  struct err *e);
