@@ -107,6 +107,7 @@ struct seq_result {
                                several, all but the last are in the cache, at
                                the positions after the query tokens */
     int32_t out[BACKEND_OUT_MAX];
+    uint32_t n_draft;       /* tokens drafted and checked for them */
     const struct logprob *drawn; /* [n_out] the tokens drawn, if n_top >= 0 */
     const uint32_t *drawn_rank;  /* [n_out] 1 = most likely */
     const struct logprob *top;   /* [n_out][n_top] most likely first */

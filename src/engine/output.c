@@ -37,6 +37,7 @@ static void think_count(struct request *r, int32_t id);
 static bool ends(const struct request *r, int32_t id,
                  struct engine_event *ev);
 static bool has(const int32_t *list, size_t n, int32_t id);
+static void count_drafts(const struct seq_result *q, uint32_t n_kept);
 static void time_tokens(struct request *r, struct engine_event *ev);
 static void finish(struct sched *s, struct request *r,
                    struct engine_event *ev);
@@ -153,6 +154,8 @@ take_tokens(struct sched *s, const struct step_entry *en,
     if (ev->logprobs != NULL)
         ev->logprobs->n = ev->n_tok;
     r->n_done = r->n_token - 1;
+    if (s->o.max_out > 1)
+        count_drafts(q, ev->n_tok);
     if (!asis || ev->n_tok < q->n_out) {
         r->epoch++;
         r->n_draws = 0;
@@ -214,6 +217,16 @@ has(const int32_t *list, size_t n, int32_t id)
         if (list[i] == id)
             return true;
     return false;
+}
+
+static void
+count_drafts(const struct seq_result *q, uint32_t n_kept)
+{
+    if (q->n_draft == 0)
+        return;
+    metrics_add(METRIC_DRAFTS, 1);
+    metrics_add(METRIC_DRAFT_TOKENS, q->n_draft);
+    metrics_add(METRIC_ACCEPTED_TOKENS, n_kept - 1);
 }
 
 static void

@@ -297,6 +297,7 @@ run_seq(struct fake *f, const struct batch *b, const struct batch_seq *q,
         r->n_out = k + 1;
     }
     s->last = r->out[r->n_out - 1];
+    r->n_draft = q->max_out - 1;
     if (q->n_top >= 0)
         report(f, q, r, hashes);
 }

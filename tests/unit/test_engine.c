@@ -8,6 +8,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -494,6 +495,53 @@ test_long_context(void **state)
     rig_stop(&g);
 }
 
+/* Value of a metric in the text that dashboards read; -1: not there. */
+static double
+metric(const char *name)
+{
+    struct buf text = {0};
+    char start[64];
+    assert_int_equal(metrics_text(&text, 0), 0);
+    snprintf(start, sizeof start, "\n%s{", name);
+    char *line = strstr(buf_cstr(&text), start);
+    char *value = line ? strchr(line, '}') : NULL;
+    double x = value ? strtod(value + 1, NULL) : -1;
+    buf_free(&text);
+    return x;
+}
+
+static void
+test_metrics(void **state)
+{
+    static const char *const name[] = {
+        "sirocco_prompt_tokens_total", "sirocco_generation_tokens_total",
+        "sirocco_prefix_cache_hits_total", "sirocco_drafts_total",
+        "sirocco_draft_tokens_total", "sirocco_accepted_tokens_total"};
+    double before[6], grown[6];
+    struct rig g;
+    rig_defaults(&g);
+    g.f.max_out = 4;
+    rig_start(&g);
+    for (int i = 0; i < 6; i++)
+        before[i] = metric(name[i]);
+    for (int i = 0; i < 2; i++) {
+        struct client c;
+        client_init(&c, 200, 1, VOCAB, 100);
+        submit(&c, &g);
+        finish(&c);
+        client_free(&c);
+    }
+    for (int i = 0; i < 6; i++) {
+        assert_true(before[i] >= 0);
+        grown[i] = metric(name[i]) - before[i];
+    }
+    assert_true(grown[0] == 400 && grown[1] == 200 && grown[2] == 192);
+    /* Each step gives one token and the drafts accepted. */
+    assert_true(grown[3] + grown[5] == 200);
+    assert_true(grown[4] > grown[5] && grown[5] > 0);
+    rig_stop(&g);
+}
+
 static void
 test_cancel(void **state)
 {
@@ -686,6 +734,7 @@ main(void)
         cmocka_unit_test(test_thinking),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_long_context),
+        cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_drain_and_destroy),
         cmocka_unit_test(test_device_failure),
