@@ -13,6 +13,8 @@ static const struct command commands[] = {
      "JSON strings (or chat bodies) in, token ids out", tokenize_command},
     {"detokenize", "--tokenizer FILE [--keep-special]",
      "arrays of token ids in, JSON strings out", detokenize_command},
+    {"filter", "--tokenizer FILE [--patterns FILE]",
+     "ids of a model's output in, the API's message out", filter_command},
     {"score", "--model DIR [--backend NAME] [--step N] [--max-context N] "
      "[--threads N] [--dummy]",
      "arrays of token ids in, log-probabilities out", score_command},

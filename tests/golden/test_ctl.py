@@ -117,3 +117,55 @@ def test_generate_refuses_bad_fields(job, said):
                           values=[job, {"ids": [1], "max_tokens": 1}])
     assert said in bad["error"]
     assert len(good["ids"]) == 1
+
+
+def special(name):
+    """Id of a control token of the demo model's tokenizer."""
+    table = json.loads(TEKKEN.read_text())["special_tokens"]
+    return next(t["rank"] for t in table if t["token_str"] == name)
+
+
+def test_filter_gives_the_same_for_every_cut():
+    text, = ctl.lines("tokenize", "--tokenizer", TEKKEN,
+                      values=["So: 4."])
+    name, = ctl.lines("tokenize", "--tokenizer", TEKKEN, values=["clock"])
+    args, = ctl.lines("tokenize", "--tokenizer", TEKKEN,
+                      values=['{"tz": "CET"}'])
+    ids = ([special("[THINK]")] + text + [special("[/THINK]")] + text
+           + [special("[TOOL_CALLS]")] + name + [special("[ARGS]")] + args
+           + [special("</s>")])
+    whole, *cut = ctl.lines(
+        "filter", "--tokenizer", TEKKEN,
+        values=[{"ids": ids}] + [{"ids": ids, "cuts": [i]}
+                                 for i in range(len(ids) + 1)])
+    message = whole["message"]
+    assert message["reasoning"] == message["reasoning_content"] == "So: 4."
+    assert message["content"] == "So: 4."
+    call, = message["tool_calls"]
+    assert call["function"] == {"name": "clock",
+                                "arguments": '{"tz": "CET"}'}
+    assert whole["finish_reason"] == "tool_calls"
+    for other in cut:
+        joined = "".join(
+            c["function"].get("arguments", "") for d in other["deltas"]
+            for c in d.get("tool_calls", []))
+        assert joined == call["function"]["arguments"]
+        assert "".join(d.get("content") or ""
+                       for d in other["deltas"]) == "So: 4."
+        assert other["finish_reason"] == "tool_calls"
+
+
+def test_filter_tells_a_cut_output():
+    out, = ctl.lines("filter", "--tokenizer", TEKKEN,
+                     values=[{"ids": [special("[THINK]"), 110]}])
+    assert out["finish_reason"] == "length"
+    assert out["message"]["content"] is None
+
+
+@pytest.mark.parametrize("line, said", [
+    ({"ids": [1], "cuts": [9]}, "cuts"), ({"ids": [10 ** 6]}, "vocabulary"),
+    ({"cuts": [1]}, "ids"), ([], "object"),
+])
+def test_filter_refuses_what_is_no_output(line, said):
+    out, = ctl.lines("filter", "--tokenizer", TEKKEN, values=[line])
+    assert said in out["error"]
