@@ -16,9 +16,8 @@ reasoning_field_parse(const char *name)
     return REASONING_BOTH;
 }
 
-/* "reasoning":"..." under each of the names in force. */
-static int
-put_reasoning(struct buf *out, struct str text, enum reasoning_field field)
+int
+chat_put_reasoning(struct buf *out, struct str text, enum reasoning_field field)
 {
     int rc = 0;
 
@@ -71,7 +70,7 @@ chat_put_message(struct buf *out, const struct choice *c,
         rc = json_put_string(out, c->content.data, c->content.len);
     if (rc == 0 && thought.n > 0) {
         rc = buf_putc(out, ',');
-        rc = rc ? rc : put_reasoning(out, thought, field);
+        rc = rc ? rc : chat_put_reasoning(out, thought, field);
     }
     if (rc == 0 && c->n_call > 0)
         rc = put_calls(out, c);
@@ -110,7 +109,7 @@ chat_put_delta(struct buf *out, const struct choice *c,
         rc = buf_puts(out, "\"content\":");
         rc = rc ? rc : json_put_string(out, text.p, text.n);
     } else if (rc == 0 && p->type == FILTER_REASONING) {
-        rc = put_reasoning(out, text, field);
+        rc = chat_put_reasoning(out, text, field);
     } else if (rc == 0) {
         rc = put_call_delta(out, c, p);
     }

@@ -22,6 +22,10 @@ int chat_put_message(struct buf *out, const struct choice *c,
 int chat_put_delta(struct buf *out, const struct choice *c,
                    const struct choice_piece *p, enum reasoning_field field);
 
+/* Appends "reasoning":".." under each of the names in force. */
+int chat_put_reasoning(struct buf *out, struct str text,
+                       enum reasoning_field field);
+
 #define CHAT_FIRST_DELTA "{\"role\":\"assistant\",\"content\":\"\"}"
 
 #endif

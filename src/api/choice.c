@@ -150,6 +150,14 @@ choice_close(struct choice *c)
 }
 
 int
+choice_echo(struct choice *c, struct str text)
+{
+    struct filter_event ev = {FILTER_TEXT, text, 0};
+
+    return text.n ? take_event(c, &ev) : 0;
+}
+
+int
 choice_token(struct choice *c, int32_t id)
 {
     if (c->end != CHOICE_OPEN)

@@ -67,6 +67,9 @@ struct choice {
 int choice_open(struct choice *c, const struct choice_options *o);
 void choice_close(struct choice *c);
 
+/* Puts text in front of what is generated. 0 or ERR_NOMEM. */
+int choice_echo(struct choice *c, struct str text);
+
 /* Reads one generated id. Once a stop string matched, c->end is CHOICE_STOP
  * and further ids change nothing. Returns 0 or ERR_NOMEM. */
 int choice_token(struct choice *c, int32_t id);

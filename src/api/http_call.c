@@ -17,6 +17,7 @@ const char *
 error_type(int status)
 {
     switch (status) {
+    case STATUS_SCHEMA: return "Bad Request";
     case 400: return "BadRequestError";
     case 401: return "AuthenticationError";
     case 404: return "NotFoundError";
@@ -43,11 +44,11 @@ error_put(struct buf *out, int status, const char *param, const char *text)
         rc = json_put_string(out, param, strlen(param));
     else if (rc == 0)
         rc = buf_puts(out, "null");
-    return rc ? rc : buf_printf(out, ",\"code\":%d}}", status);
+    return rc ? rc : buf_printf(out, ",\"code\":%d}}", status % 1000);
 }
 
-static void
-count_status(int status)
+void
+call_count(int status)
 {
     metrics_add(status < 400   ? METRIC_HTTP_2XX
                 : status < 500 ? METRIC_HTTP_4XX
@@ -70,7 +71,8 @@ call_fail(struct api_call *c, int status, const char *param, const char *fmt,
                                           : NULL;
     if (error_put(&body, status, param, text) != 0)
         body.len = 0;
-    count_status(status);
+    status %= 1000;
+    call_count(status);
     fcgi_answer(c->fcgi, status, "application/json", headers,
                 (struct str){body.data, body.len});
     buf_free(&body);
@@ -80,7 +82,7 @@ call_fail(struct api_call *c, int status, const char *param, const char *fmt,
 void
 call_answer_type(struct api_call *c, const char *type, const struct buf *body)
 {
-    count_status(200);
+    call_count(200);
     fcgi_answer(c->fcgi, 200, type, NULL,
                 (struct str){body->data, body->len});
 }

@@ -39,6 +39,9 @@ struct api_call {
  * its Content-Type. Answers the call and returns non-zero when it is not. */
 int call_body(struct api_call *c);
 
+/* Status 400 for a value of the wrong JSON type; its error type differs. */
+#define STATUS_SCHEMA 1400
+
 /* Answers with an error object; param may be NULL. Returns -1, so that a
  * handler's helper can end with it. The type follows from the status. */
 int call_fail(struct api_call *c, int status, const char *param,
@@ -52,6 +55,9 @@ void call_answer_type(struct api_call *c, const char *type,
 /* Answers 404 and returns -1 unless the body's "model" is missing, empty or a
  * served name. */
 int call_check_model(struct api_call *c);
+
+/* Counts a reply in the metrics by its status. */
+void call_count(int status);
 
 /* --- shapes of errors, shared with streams -------------------------------- */
 /* "BadRequestError" and the like for an HTTP status. */
@@ -67,6 +73,8 @@ void info_metrics(struct api_call *c);
 void info_load(struct api_call *c);
 void models_list(struct api_call *c);
 void models_get(struct api_call *c);
+void chat_completions_post(struct api_call *c);
+void completions_post(struct api_call *c);
 void tokenize_post(struct api_call *c);
 void detokenize_post(struct api_call *c);
 

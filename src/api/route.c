@@ -12,6 +12,9 @@ struct route {
 };
 
 static const struct route routes[] = {
+    {"POST", "/v1/chat/completions", chat_completions_post},
+    {"POST", "/invocations", chat_completions_post},
+    {"POST", "/v1/completions", completions_post},
     {"GET", "/v1/models", models_list},
     {"GET", "/v1/models/", models_get},
     {"POST", "/tokenize", tokenize_post},

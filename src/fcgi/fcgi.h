@@ -62,7 +62,8 @@ struct arena *fcgi_arena(const struct fcgi_request *r);
 void fcgi_answer(struct fcgi_request *r, int status, const char *type,
                  const char *headers, struct str body);
 
-/* What the owner of a stream provides; all called in the reply thread. */
+/* What the owner of a stream provides; all called in the reply thread, and none
+ * before the handler has returned. */
 struct fcgi_stream_ops {
     /* For each fcgi_stream_post, in order. */
     void (*post)(void *owner, void *message);

@@ -1,0 +1,209 @@
+/* POST /v1/chat/completions, and what other endpoints over chats share. */
+#include "config.h"
+
+#include "api/formats.h"
+#include "api/generate.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "json/json.h"
+
+/* --- reading ------------------------------------------------------------------- */
+
+int
+call_fail_chat(struct api_call *c, int rc, const struct chat_error *ce)
+{
+    if (rc == ERR_NOMEM)
+        return call_fail(c, 503, NULL, "out of memory");
+    return call_fail(c, ce->status ? ce->status : 400, ce->param, "%s",
+                     ce->err.text);
+}
+
+static void
+free_ids(void *arg)
+{
+    ids_free(arg);
+}
+
+int
+ids_keep(struct arena *a, struct ids *v)
+{
+    if (arena_cleanup(a, free_ids, v) == 0)
+        return 0;
+    ids_free(v);
+    return ERR_NOMEM;
+}
+
+int
+refuse_fields(struct api_call *c)
+{
+    static const struct {
+        const char *key;
+        int status;
+        const char *why;
+    } refused[] = {
+        {"chat_template", 400, "templates of clients are not supported"},
+        {"functions", 400, "functions is deprecated; use tools"},
+        {"function_call", 400, "function_call is deprecated; use tool_choice"},
+        {"mm_processor_kwargs", 400, "mm_processor_kwargs is not allowed"},
+        {"media_io_kwargs", 400, "media_io_kwargs is not allowed"},
+        {"structured_outputs", 501, "structured output is not supported"},
+        {"guided_json", 501, "structured output is not supported"},
+        {"guided_regex", 501, "structured output is not supported"},
+        {"guided_choice", 501, "structured output is not supported"},
+        {"guided_grammar", 501, "structured output is not supported"},
+        {"regex", 501, "structured output is not supported"},
+        {"ebnf", 501, "structured output is not supported"},
+    };
+    struct json_object *format = json_get(c->body, "response_format");
+
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        if (json_get(c->body, refused[i].key))
+            return call_fail(c, refused[i].status, refused[i].key, "%s",
+                             refused[i].why);
+    if (format && !json_object_is_type(format, json_type_object))
+        return field_type_error(c, "response_format", "an object");
+    if (format && !str_eq(json_str(json_get(format, "type")), STR("text")))
+        return call_fail(c, 501, "response_format", "structured output is not "
+                         "supported");
+    return 0;
+}
+
+static int
+check_images(struct api_call *c, const struct chat_job *j)
+{
+    for (size_t i = 0; i < j->req.n_message; i++)
+        for (size_t k = 0; k < j->req.message[i].n_part; k++)
+            if (j->req.message[i].part[k].type == CHAT_IMAGE)
+                return call_fail(c, 400, "messages", "this server does not "
+                                 "take images");
+    return 0;
+}
+
+int
+chat_job_read(struct api_call *c, struct chat_job *j)
+{
+    const struct chat *chat = c->api->parts.chat;
+    struct chat_error ce = {0};
+
+    if (fields_read(c, AT_CHAT, &j->f) != 0 || refuse_fields(c) != 0
+        || effort_read(c, &j->f, &j->effort) != 0)
+        return -1;
+    int rc = chat_parse(chat, c->body, c->arena, &j->req, &ce);
+    if (rc != 0)
+        return call_fail_chat(c, rc, &ce);
+    if (check_images(c, j) != 0)
+        return -1;
+    j->req.effort = j->effort.value;
+    if (ids_keep(c->arena, &j->prompt.ids) != 0)
+        return call_fail(c, 503, NULL, "out of memory");
+    rc = chat_encode(chat, &j->req, c->arena, &j->prompt, &ce);
+    if (rc != 0)
+        return call_fail_chat(c, rc, &ce);
+    fields_truncate(c, &j->f, &j->prompt.ids);
+    j->limit = fields_limit(c, &j->f, j->prompt.ids.n);
+    return j->limit < 0 ? -1 : 0;
+}
+
+/* --- running -------------------------------------------------------------------- */
+
+/* Calls are split and allowed. */
+static bool
+with_tools(const struct chat_job *j)
+{
+    return j->req.n_tool > 0 && j->req.choice != CHAT_CHOICE_NONE;
+}
+
+/* Where no call is wanted, the token that starts one is never drawn. */
+static void
+forbid_calls(struct api_call *c, struct chat_job *j)
+{
+    int id = tok_special(c->api->parts.tok, "[TOOL_CALLS]");
+
+    if (!with_tools(j) && id >= 0)
+        j->f.bad[j->f.n_bad++] = id;
+}
+
+static struct engine_think
+think_of(const struct api_call *c, const struct chat_job *j)
+{
+    const struct tok *t = c->api->parts.tok;
+
+    return (struct engine_think){
+        .open = tok_special(t, "[THINK]"),
+        .close = tok_special(t, "[/THINK]"),
+        .inside = j->prompt.inside_thought,
+        .budget = j->effort.budget,
+        .hold_end = c->conf->hold_end_in_thought && !j->f.ignore_eos,
+    };
+}
+
+/* Text of the message that the reply continues, shown with echo. */
+static int
+echo_last(struct reply *r, const struct chat_job *j)
+{
+    const struct chat_message *m = &j->req.message[j->req.n_message - 1];
+    int rc = 0;
+
+    if (!j->f.echo || m->role != CHAT_ASSISTANT)
+        return 0;
+    for (int i = 0; i < r->n_slot; i++)
+        for (size_t k = 0; rc == 0 && k < m->n_part; k++)
+            if (m->part[k].type == CHAT_TEXT)
+                rc = choice_echo(&r->slot[i].c, m->part[k].text);
+    return rc;
+}
+
+static int
+open_slots(struct reply *r, const struct chat_job *j)
+{
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < r->n_slot; i++) {
+        struct choice_options o = {
+            .one_call = !j->f.parallel_tool_calls,
+            .hide_reasoning = !j->f.include_reasoning,
+            .filter = {.reasoning = j->f.separate_reasoning,
+                       .tools = with_tools(j),
+                       .in_thought = j->prompt.inside_thought},
+        };
+        rc = reply_open_slot(r, i, &o);
+    }
+    return rc ? rc : echo_last(r, j);
+}
+
+void
+chat_job_run(struct api_call *c, struct chat_job *j,
+             const struct reply_ops *ops, const char *prefix)
+{
+    struct engine_request req = {.think = think_of(c, j)};
+
+    forbid_calls(c, j);
+    struct reply *r = reply_make(c, ops, &j->f, &j->prompt.ids, 1, prefix);
+    if (r == NULL || open_slots(r, j) != 0) {
+        call_fail(c, 503, NULL, "out of memory");
+        return;
+    }
+    r->named_tool = j->req.choice == CHAT_CHOICE_NAMED && j->req.n_tool > 0;
+    if (j->effort.report) {
+        size_t n = strlen(r->headers);
+        snprintf(r->headers + n, sizeof r->headers - n,
+                 "X-Reasoning-Effort: %s\r\n", j->effort.report);
+    }
+    reply_submit(c, r, &req, &j->limit);
+}
+
+void
+chat_completions_post(struct api_call *c)
+{
+    struct chat_job *j = arena_calloc(c->arena, 1, sizeof *j);
+
+    if (j == NULL) {
+        call_fail(c, 503, NULL, "out of memory");
+        return;
+    }
+    if (call_body(c) == 0 && call_check_model(c) == 0
+        && chat_job_read(c, j) == 0)
+        chat_job_run(c, j, &chat_reply, "chatcmpl-");
+}

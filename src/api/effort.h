@@ -1,0 +1,21 @@
+/* How much a request wants the model to think. */
+#ifndef API_EFFORT_H
+#define API_EFFORT_H
+
+#include <stdint.h>
+
+#include "api/fields.h"
+
+struct effort {
+    struct str value;   /* "none" or "high"; {NULL,0}: not given, or the
+                           tokenizer has no such setting */
+    int64_t budget;     /* tokens inside the thought; -1 no limit */
+    const char *report; /* x-reasoning-effort; NULL: none to report */
+};
+
+/* Reads reasoning_effort, reasoning, chat_template_kwargs and the budget; the
+ * top-level field wins. 0, or -1 after answering. */
+int effort_read(struct api_call *c, const struct fields *f,
+                struct effort *out);
+
+#endif

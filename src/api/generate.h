@@ -1,0 +1,36 @@
+/* A chat or a prompt to a reply: what the endpoints that generate share. */
+#ifndef API_GENERATE_H
+#define API_GENERATE_H
+
+#include "api/effort.h"
+#include "api/fields.h"
+#include "api/reply.h"
+#include "chat/chat.h"
+
+/* A chat request, read and encoded. */
+struct chat_job {
+    struct fields f;
+    struct effort effort;
+    struct chat_request req;
+    struct chat_prompt prompt;   /* ids freed with the arena */
+    int64_t limit;               /* output tokens */
+};
+
+/* Reads c->body as a chat completions body and encodes it. 0, or -1 after
+ * answering. */
+int chat_job_read(struct api_call *c, struct chat_job *j);
+
+/* Generates; the call is answered. prefix: of the reply's id. */
+void chat_job_run(struct api_call *c, struct chat_job *j,
+                  const struct reply_ops *ops, const char *prefix);
+
+/* Arena copy of an id list, freed with the arena. NULL when memory is out. */
+int ids_keep(struct arena *a, struct ids *v);
+
+/* Answers what a chat function refused; returns -1. */
+int call_fail_chat(struct api_call *c, int rc, const struct chat_error *ce);
+
+/* 400 or 501 for fields that no endpoint takes; 0 when there are none. */
+int refuse_fields(struct api_call *c);
+
+#endif
