@@ -571,6 +571,8 @@ static void
 put_row(const struct bench *b, const char *name, const char *unit,
         struct samples *s)
 {
+    if (s->n == 0 && !b->json)
+        return;
     double p[4] = {samples_percentile(s, 50), samples_percentile(s, 90),
                    samples_percentile(s, 99), samples_percentile(s, 100)};
     if (b->json)
