@@ -49,7 +49,10 @@ function say(what, text) {
 /^data: \{/ {
     if (index($0, "\"tool_calls\":[")) {
         name = field($0, "name")
-        if (name != "") { now = now " "; say("tool call", name " ") }
+        if (name != "") {
+            if (now == "tool call") now = "another call"
+            say("tool call", name " ")
+        }
         say("tool call", field($0, "arguments"))
     } else {
         say("thinking", field($0, "reasoning"))
