@@ -111,6 +111,30 @@ columns_add(struct columns *c, const struct work *w, int token, int head,
     return i;
 }
 
+/* Turns the scores of a column into weights against its running maximum;
+ * returns how many of the rows it sees. */
+static int
+columns_softmax(struct columns *c, const struct kernels *k, int i,
+                uint32_t first_pos, int rows)
+{
+    if (c->pos[i] < first_pos)
+        return 0;
+    int n = (int)(c->pos[i] - first_pos) + 1;
+    n = n < rows ? n : rows;
+    float *s = c->score + (size_t)i * KV_BLOCK;
+    float *v = c->value + (size_t)i * (size_t)c->value_width;
+    float top = k->max(s, n);
+    if (top > c->top[i]) {
+        float shrink = expf(c->top[i] - top);
+        for (int j = 0; j < c->value_width; j++)
+            v[j] *= shrink;
+        c->sum[i] *= shrink;
+        c->top[i] = top;
+    }
+    c->sum[i] += k->exp_sum(s, n, c->top[i]);
+    return n;
+}
+
 /* Folds one block of keys and values into the columns. Rows are their stride
  * apart, in floats. */
 static void
@@ -128,25 +152,19 @@ columns_block(struct columns *c, const struct net *net, uint32_t first_pos,
     rows_in(in, c->query, (size_t)c->key_width, c->n);
     rows_out(out, c->score, KV_BLOCK, c->n);
     k->dot(&m, 0, rows, in, c->n, out, c->panel);
+    int n[ATTENTION_COLUMNS];
+    bool whole = true;
     for (int i = 0; i < c->n; i++) {
-        if (c->pos[i] < first_pos)
-            continue;
-        int n = (int)(c->pos[i] - first_pos) + 1;
-        n = n < rows ? n : rows;
-        float *s = c->score + (size_t)i * KV_BLOCK;
-        float *v = c->value + (size_t)i * (size_t)c->value_width;
-        float top = k->max(s, n);
-        if (top > c->top[i]) {
-            float shrink = expf(c->top[i] - top);
-            for (int j = 0; j < c->value_width; j++)
-                v[j] *= shrink;
-            c->sum[i] *= shrink;
-            c->top[i] = top;
-        }
-        c->sum[i] += k->exp_sum(s, n, c->top[i]);
-        const float *p = s;
-        k->mix(value, value_stride, n, &p, 1, &v, c->value_width);
+        n[i] = columns_softmax(c, k, i, first_pos, rows);
+        whole = whole && n[i] == rows;
     }
+    rows_in(in, c->score, KV_BLOCK, c->n);
+    rows_out(out, c->value, (size_t)c->value_width, c->n);
+    if (whole) /* all but the last block */
+        k->mix(value, value_stride, rows, in, c->n, out, c->value_width);
+    for (int i = 0; i < c->n && !whole; i++)
+        k->mix(value, value_stride, n[i], in + i, 1, out + i,
+               c->value_width);
 }
 
 static void

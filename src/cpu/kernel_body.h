@@ -29,6 +29,11 @@ typedef int32_t ivec __attribute__((vector_size(WIDTH * 4)));
 typedef uint32_t uvec __attribute__((vector_size(WIDTH * 4)));
 typedef uint16_t hvec __attribute__((vector_size(WIDTH * 2)));
 
+typedef float vec4 __attribute__((vector_size(16)));
+#if WIDTH > 4
+typedef float vec8 __attribute__((vector_size(32)));
+#endif
+
 struct lanes { vec p[PIECES]; };
 
 INLINE vec
@@ -51,16 +56,46 @@ choose(ivec mask, vec yes, vec no)
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
 
-/* Lane i + 8 to lane i, then 4, 2, 1. */
+/* Sums of lanes: lane i + 8 to lane i, then 4, 2, 1. fold makes the first two
+ * additions; the other two are made for one or for four at a time. */
+#if WIDTH == 16
+#define LOW(v) __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7)
+#define HIGH(v) __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)
+#endif
+
+INLINE vec4
+fold(struct lanes v)
+{
+#if WIDTH == 4
+    return (v.p[0] + v.p[2]) + (v.p[1] + v.p[3]);
+#else
+#if WIDTH == 16
+    vec8 h = LOW(v.p[0]) + HIGH(v.p[0]);
+#else
+    vec8 h = v.p[0] + v.p[1];
+#endif
+    return __builtin_shufflevector(h, h, 0, 1, 2, 3)
+           + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+#endif
+}
+
 INLINE float
 lanes_sum(struct lanes v)
 {
-    float x[LANES];
-    memcpy(x, &v, sizeof x);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            x[i] += x[i + half];
-    return x[0];
+    vec4 a = fold(v);
+    return (a[0] + a[2]) + (a[1] + a[3]);
+}
+
+INLINE vec4
+lanes_sum4(struct lanes a, struct lanes b, struct lanes c, struct lanes d)
+{
+    vec4 e = fold(a), f = fold(b), g = fold(c), h = fold(d);
+    vec4 ef = __builtin_shufflevector(e, f, 0, 4, 1, 5)
+              + __builtin_shufflevector(e, f, 2, 6, 3, 7);
+    vec4 gh = __builtin_shufflevector(g, h, 0, 4, 1, 5)
+              + __builtin_shufflevector(g, h, 2, 6, 3, 7);
+    return __builtin_shufflevector(ef, gh, 0, 1, 4, 5)
+           + __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
 }
 
 /* Numbers with a short exponent, `bits` wide with their sign at the top: moved
@@ -228,10 +263,18 @@ tile(enum matrix_format format, const struct matrix *w, int64_t first,
         }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int t = 0; t < vectors; t++)
+    for (int t = 0; t < vectors; t++) {
+        int r = 0;
+#pragma GCC unroll 2
+        for (; r + 4 <= rows; r += 4) {
+            vec4 v = lanes_sum4(sum[r][t], sum[r + 1][t], sum[r + 2][t],
+                                sum[r + 3][t]) * w->scale;
+            memcpy(&y[t][at + r], &v, sizeof v);
+        }
+#pragma GCC unroll 4
+        for (; r < rows; r++)
             y[t][at + r] = lanes_sum(sum[r][t]) * w->scale;
+    }
 }
 
 INLINE void

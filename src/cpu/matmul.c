@@ -9,7 +9,7 @@
  * sum is made in one place.
  */
 
-#define TASK_WORK 32768     /* multiply-adds below which a task costs more
+#define TASK_WORK 131072    /* multiply-adds below which a task costs more
                                than it saves */
 #define TASKS_A_THREAD 4
 
@@ -78,7 +78,12 @@ matmul_run(struct work *w, struct job *job, int n_jobs)
         n_tasks += (int)((rows + j->chunk - 1) / j->chunk);
     }
     struct run r = {w, job, n_jobs};
-    pool_run(w->net->pool, n_tasks, run_task, &r);
+    if (total >= 2 * TASK_WORK) {
+        pool_run(w->net->pool, n_tasks, run_task, &r);
+        return;
+    }
+    for (int i = 0; i < n_tasks; i++)
+        run_task(&r, i, 0);
 }
 
 void
