@@ -7,12 +7,14 @@
 
 #include "api/http_call.h"
 #include "base/clock.h"
+#include "base/log.h"
 
-#define NAMES_MAX ((int)(sizeof((struct api *)0)->names / sizeof(struct str)))
+#define NAMES_MAX                                                          \
+    ((int)(sizeof((struct served *)0)->name / sizeof(struct str)))
 
-/* Splits the served names; the directory's name when none is configured. */
-static int
-set_names(struct api *a, const struct conf *c, struct err *e)
+/* Text of the served names; the directory's name when none is configured. */
+static char *
+names_text(const struct conf *c)
 {
     const char *text = c->served_name;
 
@@ -24,21 +26,35 @@ set_names(struct api *a, const struct conf *c, struct err *e)
         size_t from = n;
         while (from > 0 && dir[from - 1] != '/')
             from--;
-        a->names_text = strndup(dir + from, n - from);
-    } else {
-        a->names_text = strdup(text);
+        return strndup(dir + from, n - from);
     }
-    if (a->names_text == NULL)
+    return strdup(text);
+}
+
+/* Puts the names of c in force. On failure the old ones stay. */
+static int
+set_names(struct api *a, const struct conf *c, struct err *e)
+{
+    struct served *s = calloc(1, sizeof *s);
+
+    if (s == NULL || (s->text = names_text(c)) == NULL) {
+        free(s);
         return err_set(e, ERR_NOMEM, "out of memory");
-    for (char *p = a->names_text; *p && a->n_names < NAMES_MAX;) {
+    }
+    for (char *p = s->text; *p && s->n < NAMES_MAX;) {
         size_t n = strcspn(p, ",");
         struct str name = str_trim((struct str){p, n});
         if (name.n > 0)
-            a->names[a->n_names++] = name;
+            s->name[s->n++] = name;
         p += n + (p[n] == ',');
     }
-    if (a->n_names == 0)
+    if (s->n == 0) {
+        free(s->text);
+        free(s);
         return err_set(e, ERR_RANGE, "served_name: no name in it");
+    }
+    s->older = atomic_load(&a->served);
+    atomic_store(&a->served, s);
     return 0;
 }
 
@@ -65,13 +81,23 @@ api_create(const struct api_parts *p, struct api **out, struct err *e)
 void
 api_free(struct api *a)
 {
-    free(a->names_text);
+    struct served *s = atomic_load(&a->served);
+    while (s != NULL) {
+        struct served *older = s->older;
+        free(s->text);
+        free(s);
+        s = older;
+    }
     free(a);
 }
 
 void
 api_reconfigure(struct api *a, const struct conf *c)
 {
+    struct err e = {0};
+
+    if (set_names(a, c, &e) != 0)
+        log_error("%s; the old names stay", e.text);
     atomic_store(&a->conf, c);
 }
 

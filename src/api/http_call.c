@@ -148,11 +148,12 @@ call_check_model(struct api_call *c)
         return call_fail(c, 400, "model", "model must be a string");
     if (name.n == 0)
         return 0;
-    for (int i = 0; i < c->api->n_names; i++)
-        if (str_eq(name, c->api->names[i]))
+    const struct served *served = atomic_load(&c->api->served);
+    for (int i = 0; i < served->n; i++)
+        if (str_eq(name, served->name[i]))
             return 0;
     int cut = name.n > BODY_CUT ? BODY_CUT : (int)name.n;
     return call_fail(c, 404, "model", "The model `%.*s` does not exist; this "
                      "server serves `%.*s`.", cut, name.p,
-                     (int)c->api->names[0].n, c->api->names[0].p);
+                     (int)served->name[0].n, served->name[0].p);
 }

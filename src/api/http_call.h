@@ -15,12 +15,18 @@
 #include "base/mem.h"
 #include "base/str.h"
 
+/* The names the model is served under; the first is reported. */
+struct served {
+    struct str name[64];
+    int n;
+    char *text;             /* what name points into */
+    struct served *older;   /* before a reload; requests may still use it */
+};
+
 struct api {
     struct api_parts parts;
     _Atomic(const struct conf *) conf; /* the one in force */
-    struct str names[64];   /* served names; the first is reported */
-    int n_names;
-    char *names_text;       /* what names points into */
+    _Atomic(struct served *) served;   /* the ones in force */
     int64_t created;        /* start of the server, seconds since 1970 */
     int end_id;             /* </s>, -1 if there is none */
 };

@@ -55,10 +55,11 @@ models_list(struct api_call *c)
     struct buf out = {0};
 
     int rc = buf_puts(&out, "{\"object\":\"list\",\"data\":[");
-    for (int i = 0; rc == 0 && i < c->api->n_names; i++) {
+    const struct served *served = atomic_load(&c->api->served);
+    for (int i = 0; rc == 0 && i < served->n; i++) {
         if (i > 0)
             rc = buf_putc(&out, ',');
-        rc = rc ? rc : put_card(&out, c, c->api->names[i]);
+        rc = rc ? rc : put_card(&out, c, served->name[i]);
     }
     finish(c, &out, rc ? rc : buf_puts(&out, "]}"));
 }
@@ -68,9 +69,10 @@ models_get(struct api_call *c)
 {
     struct buf out = {0};
 
-    for (int i = 0; i < c->api->n_names; i++) {
-        if (str_eq(c->rest, c->api->names[i])) {
-            finish(c, &out, put_card(&out, c, c->api->names[i]));
+    const struct served *served = atomic_load(&c->api->served);
+    for (int i = 0; i < served->n; i++) {
+        if (str_eq(c->rest, served->name[i])) {
+            finish(c, &out, put_card(&out, c, served->name[i]));
             return;
         }
     }

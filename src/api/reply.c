@@ -111,7 +111,7 @@ reply_make(struct api_call *c, const struct reply_ops *ops,
     r->field = reasoning_field_parse(c->conf->reasoning_field);
     r->model = json_str(json_get(c->body, "model"));
     if (r->model.n == 0)
-        r->model = c->api->names[0];
+        r->model = atomic_load(&c->api->served)->name[0];
     for (int i = 0; i < r->n_slot; i++) {
         r->slot[i].reply = r;
         r->slot[i].index = i;
