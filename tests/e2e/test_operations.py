@@ -167,6 +167,7 @@ def test_http2_streams(server):
     out = subprocess.run(
         ["curl", "-sN", "--http2", "--cacert", server.nginx.dir / "cert.pem",
          "-w", "%{http_version}", "-H", f"Authorization: Bearer {serving.KEY}",
+         "-H", "Content-Type: application/json",
          "-d", json.dumps({**CHAT, "stream": True}),
          f"https://localhost:{server.nginx.tls_port}/v1/chat/completions"],
         capture_output=True, check=True).stdout
@@ -201,6 +202,7 @@ def test_reload_takes_new_values_over(make_server):
         server.daemon.process.send_signal(signal.SIGHUP)
 
     def names():
+        time.sleep(0.1)     # nginx lets 20 a second pass
         return [m["id"] for m in server.json("GET", "/v1/models")[1]["data"]]
 
     reload(served_name="fresh,other")

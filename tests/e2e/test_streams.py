@@ -133,14 +133,15 @@ def test_a_thousand_streams(make_server, n, rate, tokens):
         replace=[("rate=20r/s", "rate=100000r/s"),
                  ("burst=40", "burst=100000"),
                  ("limit_conn sirocco_conn 128",
-                  "limit_conn sirocco_conn 100000")])
+                  "limit_conn sirocco_conn 60000")])
     body = json.dumps({
         "model": "default", "stream": True, "max_tokens": tokens,
         "ignore_eos": True,
         "messages": [{"role": "user", "content": "Go on."}]}).encode()
     request = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
                f"Authorization: Bearer {serving.KEY}\r\n"
-               f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+               f"Connection: close\r\nContent-Type: application/json\r\n"
+               f"Content-Length: {len(body)}\r\n\r\n"
                ).encode() + body
 
     async def all_of_them():
@@ -162,5 +163,5 @@ def test_a_thousand_streams(make_server, n, rate, tokens):
     assert rss < 64 << 20, rss
     serving.wait_for("nothing runs", lambda: idle(server), 10)
     m = server.metrics()
-    assert m['sirocco_requests_total{reason="length"}'] == n
+    assert m['sirocco_requests_total{reason="length"}'] == n + 1  # the probe
     assert m["sirocco_generation_tokens_total"] == n * tokens + 1  # the probe
