@@ -50,6 +50,31 @@ unpack(struct buf *b)
     return rc == ERR_LIMIT ? ERR_FORMAT : rc;
 }
 
+/* Sends arguments that came as a string: the value in it, or all of it when it
+ * is none. */
+static int
+send_unpacked(struct call *c)
+{
+    struct call_list *l = &c->list;
+    struct json_scan scan;
+    size_t used = 0;
+
+    int rc = unpack(&l->args);
+    if (rc != 0 && rc != ERR_FORMAT)
+        return rc;
+    struct str text = str_trim((struct str){l->args.data, l->args.len});
+    if (text.n == 0)
+        text = STR("{}");
+    json_scan_init(&scan);
+    enum json_scan_result r = json_scan_feed(&scan, text.p, text.n, &used);
+    if (r == JSON_SCAN_MORE)
+        r = json_scan_end(&scan);
+    rc = call_send(c, FILTER_ARGS, text.p, r == JSON_SCAN_DONE ? used : text.n);
+    if (rc == 0 && r == JSON_SCAN_DONE)
+        rc = call_send(c, FILTER_CALL_END, NULL, 0);
+    return rc;
+}
+
 /* Sends held arguments, now that the name is known. */
 static int
 send_held(struct call *c)
@@ -60,11 +85,11 @@ send_held(struct call *c)
     if (l->args_string && !l->args_done)
         return 0;
     if (l->args_string)
-        rc = unpack(&l->args);
-    if (rc == 0 || rc == ERR_FORMAT)
+        rc = send_unpacked(c);
+    else
         rc = call_send(c, FILTER_ARGS, l->args.data, l->args.len);
     l->args.len = 0;
-    if (rc == 0 && l->args_done)
+    if (rc == 0 && l->args_done && !l->args_string)
         rc = call_send(c, FILTER_CALL_END, NULL, 0);
     return rc;
 }

@@ -318,6 +318,12 @@ call_lists(void **state)
         {CALLS "[nonsense", ""},
         {CALLS "[{\"name\":\"f\",\"arguments\":\"a\nb\"}]",
          "C0:f|A0:\"a\nb\"|E0:"},
+        {CALLS "[{\"name\":\"f\",\"arguments\":\" {} x\"}]",
+         "C0:f|A0:{}|E0:"},
+        {CALLS "[{\"name\":\"f\",\"arguments\":\"so {\"}]",
+         "C0:f|A0:so {"},
+        {CALLS "[{\"name\":\"f\",\"arguments\":\"\"}]",
+         "C0:f|A0:{}|E0:"},
         {"hi" CALLS "[{\"name\": \"f\", \"arguments\": {}}]",
          "T:hi|C0:f|A0:{}|E0:"},
     };
