@@ -76,14 +76,17 @@ def test_leaving_without_a_stream_and_from_the_queue(make_server):
 
 def test_a_client_that_does_not_read_costs_little_and_stalls_nobody(
         make_server):
-    server = null_server(make_server, "rate=0", stream_buffer="256K",
-                         max_running=8)
+    # A pace that the reply thread keeps: what piles up is the client's.
+    server = null_server(make_server, "rate=20000", stream_buffer="256K",
+                         max_running=8,
+                         replace=[("rate=20r/s", "rate=100000r/s"),
+                                  ("burst=40", "burst=100000")])
     RawChat(server, max_tokens=200).read_all()
     before = server.daemon.rss()
     stalled = RawChat(server, receive_buffer=4096, max_tokens=200000)
     most = before
     gaps = []
-    for _ in range(400):
+    for _ in range(4000):
         start = time.monotonic()
         chat = RawChat(server, max_tokens=20)
         assert b"[DONE]" in chat.read_all()
