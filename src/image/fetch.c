@@ -186,13 +186,14 @@ check_url(struct hop *h, const char *url)
     if (u == NULL)
         return ERR_NOMEM;
     if (curl_url_set(u, CURLUPART_URL, url, CURLU_DISALLOW_USER) != CURLUE_OK
-        || curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK
-        || curl_url_get(u, CURLUPART_HOST, &h->host, 0) != CURLUE_OK
-        || curl_url_get(u, CURLUPART_PORT, &h->port, CURLU_DEFAULT_PORT)
-               != CURLUE_OK)
+        || curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK)
         err_set(h->e, rc, "the image URL is not a good URL");
     else if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
         err_set(h->e, rc, "the image URL must be http or https");
+    else if (curl_url_get(u, CURLUPART_HOST, &h->host, 0) != CURLUE_OK
+             || curl_url_get(u, CURLUPART_PORT, &h->port, CURLU_DEFAULT_PORT)
+                    != CURLUE_OK)
+        err_set(h->e, rc, "the image URL is not a good URL");
     else if (!fetch_host_allowed(h->o->hosts, h->host))
         rc = err_set(h->e, ERR_RANGE, "images may not be fetched from the "
                      "host %.200s", h->host);
