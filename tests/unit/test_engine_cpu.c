@@ -1,7 +1,8 @@
 /*
  * The engine on the CPU back end with the model that ships with the project:
- * a request's greedy tokens are the same alone and in company, in chunks,
- * after preemption, with and without a prefix hit, in both loops.
+ * a request's tokens, greedy or drawn with a seed and penalties, are the same
+ * alone and in company, in chunks, after preemption, with and without a prefix
+ * hit, in both loops.
  */
 #include "config.h"
 
@@ -33,6 +34,11 @@ make(struct client *c, uint32_t i)
     client_init(c, 1 + i * 32, i % 3 == 2 ? i : 77, n_vocab, MAX_TOKENS);
     for (uint32_t k = i * 26; k < c->req.n_prompt; k++)
         c->prompt[k] = (int32_t)((i * 131 + k * 7) % n_vocab);
+    if (i % 2 == 1)
+        c->req.sampling = (struct sampling){
+            .temperature = 0.9f, .top_p = 0.95f, .top_k = 50,
+            .presence_penalty = 0.5f, .frequency_penalty = 0.3f,
+            .repetition_penalty = 1.2f, .seed = i};
 }
 
 static struct engine *
