@@ -132,6 +132,11 @@ struct backend_limits {
     int threads;            /* cpu: 0 = one a core */
     int device;             /* first accelerator */
     int n_devices;          /* 1 */
+    struct model *draft;    /* EAGLE head (model_options.draft) that guesses
+                               tokens for the next step, NULL = none; stays
+                               borrowed until close */
+    uint32_t n_drafts;      /* guesses a step, < BACKEND_OUT_MAX; the engine's
+                               max_out is one more */
     uint32_t n_vocab, n_special; /* of the tokenizer, control ids first: what
                                a back end without a model draws from */
 };
