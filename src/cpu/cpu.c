@@ -47,8 +47,10 @@ struct cpu {
     int threads;
     struct pool *pool;
     struct net net;
+    struct drafter drafter; /* limits.draft != NULL */
     struct stepper step;
-    void *kv, *memory;  /* maps of kv_bytes, memory_bytes */
+    void *kv, *memory;  /* maps of kv_bytes, memory_bytes; the draft head's
+                           rows stand behind the target's */
     size_t kv_bytes, memory_bytes;
 
     pthread_t runner;
@@ -127,6 +129,7 @@ cpu_close(struct backend *b)
     }
     pool_free(c->pool);
     net_free(&c->net);
+    net_free(&c->drafter.net);
     for (int i = 0; i < DEPTH; i++)
         results_free(&c->place[i].results);
     if (c->kv != NULL)
@@ -208,25 +211,52 @@ choose_blocks(const struct backend_plan *p, const struct backend_limits *l)
 }
 
 static int
+check_draft(struct model *m, const struct backend_limits *l, struct err *e)
+{
+    const struct model_text_params *p = &model_params(m)->text;
+    const struct model_text_params *d = &model_params(l->draft)->text;
+    if (l->n_drafts == 0 || l->n_drafts >= BACKEND_OUT_MAX)
+        return err_set(e, ERR_RANGE, "cpu: %u drafts, outside 1..%d",
+                       l->n_drafts, BACKEND_OUT_MAX - 1);
+    if (model_text(l->draft)->eagle_linear.data == NULL)
+        return err_set(e, ERR_MISMATCH, "%s is not a draft head",
+                       model_dir(l->draft));
+    if (d->dim != p->dim)
+        return err_set(e, ERR_MISMATCH, "the draft head %s has width %d, the "
+                       "model %s has %d", model_dir(l->draft), d->dim,
+                       model_dir(m), p->dim);
+    return 0;
+}
+
+static int
 cpu_plan(struct backend *b, struct model *m, const struct backend_limits *l,
          struct backend_plan *plan, struct err *e)
 {
     struct cpu *c = (struct cpu *)b;
     const struct model_text_params *p = &model_params(m)->text;
     struct backend_plan *q = &c->plan;
+    const struct model_text_params *d = NULL;
     if (l->max_seqs == 0 || l->max_step == 0 || l->max_context == 0)
         return err_set(e, ERR_RANGE, "cpu: limits of 0");
+    if (l->draft != NULL && check_draft(m, l, e) != 0)
+        return e ? e->code : ERR_MISMATCH;
+    if (l->draft != NULL)
+        d = &model_params(l->draft)->text;
     c->model = m;
     c->limits = *l;
     c->threads = c->threads_wanted ? c->threads_wanted
                  : l->threads > 0 ? l->threads : usable_cores();
     memset(q, 0, sizeof *q);
     q->available = available_memory();
-    q->bytes_per_block = net_block_bytes(p);
-    c->memory_bytes = step_layout(&c->step, NULL, p, l, c->threads, NULL);
+    q->bytes_per_block = net_block_bytes(p) + (d ? net_block_bytes(d) : 0);
+    c->memory_bytes = step_layout(&c->step, NULL, d ? &c->drafter : NULL, p,
+                                  l, c->threads, NULL);
     add_row(q, model_is_dummy(m) ? "weights, generated"
                                  : "weights, mapped from their files",
             net_weight_bytes(m));
+    if (d != NULL)
+        add_row(q, "draft head",
+                net_weight_bytes(l->draft) + net_table_bytes(d));
     add_row(q, "norms and tables", net_table_bytes(p));
     add_row(q, "activations, logits and sampling", c->memory_bytes);
     uint64_t n = choose_blocks(q, l);
@@ -287,8 +317,33 @@ self_check(struct cpu *c, struct err *e)
     struct batch batch = {.n_tok = 1, .n_seq = 1, .token = &token,
                           .seq = &q};
     int r = step_run(&c->step, &batch, &c->place[0].results, e);
-    c->step.slot[0].n_drawn = 0;
+    c->step.slot[0].n_drawn = c->step.slot[0].n_draft = 0;
     return r;
+}
+
+static int
+load_nets(struct cpu *c, backend_progress_fn progress, void *arg,
+          struct err *e)
+{
+    struct net *d = &c->drafter.net;
+    int r = net_load(&c->net, c->model, c->kernels, c->pool, progress, arg,
+                     e);
+    if (r != 0)
+        return r;
+    c->net.kv = c->kv;
+    c->net.n_blocks = c->plan.n_blocks;
+    c->net.expanded = c->expanded;
+    if (c->limits.draft == NULL)
+        return 0;
+    r = net_load(d, c->limits.draft, c->kernels, c->pool, NULL, NULL, e);
+    if (r != 0)
+        return r;
+    d->kv = c->net.kv + c->plan.n_blocks * net_block_bytes(&c->net.p)
+                        / sizeof(float);
+    d->n_blocks = c->plan.n_blocks;
+    d->expanded = c->expanded;
+    c->drafter.target = &c->net;
+    return 0;
 }
 
 static int
@@ -303,15 +358,12 @@ cpu_load(struct backend *b, backend_progress_fn progress, void *arg,
     c->memory = map_memory(c->memory_bytes);
     if (c->pool == NULL || c->kv == NULL || c->memory == NULL)
         return err_set(e, ERR_NOMEM, "cpu: no memory: %s", strerror(errno));
-    int r = net_load(&c->net, c->model, c->kernels, c->pool, progress, arg,
-                     e);
+    int r = load_nets(c, progress, arg, e);
     if (r != 0)
         return r;
-    c->net.kv = c->kv;
-    c->net.n_blocks = c->plan.n_blocks;
-    c->net.expanded = c->expanded;
-    step_layout(&c->step, &c->net, &c->net.p, &c->limits, c->threads,
-                c->memory);
+    step_layout(&c->step, &c->net,
+                c->limits.draft ? &c->drafter : NULL, &c->net.p, &c->limits,
+                c->threads, c->memory);
     r = self_check(c, e);
     if (r != 0)
         return r;

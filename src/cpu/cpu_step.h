@@ -4,6 +4,7 @@
 #ifndef CPU_CPU_STEP_H
 #define CPU_CPU_STEP_H
 
+#include "cpu/draft.h"
 #include "cpu/forward.h"
 #include "cpu/sample.h"
 
@@ -14,6 +15,11 @@
 struct slot {
     int32_t recent[STEP_RECENT]; /* last tokens drawn, a ring */
     uint32_t n_drawn;            /* since the slot was reset */
+    /* Guesses for the tokens behind draft_token at draft_pos. */
+    int32_t draft[BACKEND_OUT_MAX];
+    uint32_t n_draft;
+    int32_t draft_token;
+    uint32_t draft_pos;
 };
 
 /* Results of one step; arrays grow when a step needs more. */
@@ -28,10 +34,19 @@ struct stepper {
     struct net *net;
     struct work work;
     struct backend_limits limits;
+    struct drafter *drafter;         /* NULL = no speculation; borrowed */
     struct slot *slot;               /* [max_seqs] */
-    int32_t *id;                     /* [max_step] token ids, resolved */
-    struct query *query;             /* [max_step] */
-    struct row *row;                 /* [max_step] positions with logits */
+    /* [max_step and all drafts]: the tokens of the step with drafts behind
+     * those they continue */
+    int32_t *id;
+    struct query *query;
+    uint32_t *seq_of;                /* index in the batch */
+    struct row *row;                 /* positions with logits */
+    uint32_t n_tok;
+    struct share *share;             /* [max_seqs] of each sequence */
+    struct guess *guess;             /* [max_seqs] sequences to draft for */
+    uint32_t n_guess;
+    float *hidden;                   /* [max_seqs][dim] of a guess */
     float *logits;                   /* [STEP_ROWS][vocab] */
     struct sample_scratch *sampler;  /* [threads] */
 };
@@ -40,6 +55,7 @@ struct stepper {
  * also points it into that. net may be empty but for pointers when only the
  * size is asked. */
 size_t step_layout(struct stepper *s, struct net *net,
+                   struct drafter *drafter,
                    const struct model_text_params *p,
                    const struct backend_limits *l, int threads,
                    void *memory);

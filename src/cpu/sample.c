@@ -243,8 +243,8 @@ largest(const float *logits, int vocab, int n, struct logprob *out)
     qsort(out, (size_t)n, sizeof *out, compare);
 }
 
-static int32_t
-argmax(const float *logits, int vocab)
+int32_t
+sample_argmax(const float *logits, int vocab)
 {
     int32_t best = 0;
     for (int32_t i = 1; i < vocab; i++)
@@ -332,7 +332,7 @@ sample_draw(struct sample_scratch *w, const struct sample_state *s)
 {
     const struct sampling *p = s->sampling;
     if (is_greedy(p))
-        return argmax(w->logits, w->vocab);
+        return sample_argmax(w->logits, w->vocab);
     double u = sample_uniform(p->seed, s->index, 0);
     float top = w->k->max(w->logits, w->vocab);
     if (top == -INFINITY)

@@ -42,6 +42,9 @@ void sample_process(struct sample_scratch *w, const float *logits,
 /* Draws from w->logits as sample_process left them. */
 int32_t sample_draw(struct sample_scratch *w, const struct sample_state *s);
 
+/* Id of the largest logit; the lowest of equal ones. */
+int32_t sample_argmax(const float *logits, int vocab);
+
 /* Natural log of the sum of exponentials. */
 double sample_log_sum(struct sample_scratch *w, const float *logits);
 

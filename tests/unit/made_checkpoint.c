@@ -92,6 +92,8 @@ write_data(const struct made *m, const struct made_tensor *t, int fd)
     } else if (n == 2 && t->dtype == DTYPE_BF16) {
         uint16_t h = float_to_bf16(t->value);
         write_at(fd, &h, 2, t->at);
+    } else if (t->data != NULL) {
+        write_at(fd, t->data, n, t->at);
     } else if (!m->sparse) {
         char *p = mem_xmalloc(n);
         memset(p, t->fill, n);

@@ -16,6 +16,7 @@ struct made_tensor {
     uint64_t at;        /* set by made_write: offset in the file */
     float value;        /* F32 and BF16 tensors of one element: this value */
     uint8_t fill;       /* else: every byte */
+    const void *data;   /* else: all bytes, when not NULL */
     bool dropped;
 };
 
