@@ -1,0 +1,182 @@
+/*
+ * What the files of the CUDA back end share: the device, the weights in their
+ * final places, the workspace, and the step in the making. All device memory
+ * is one allocation that device_plan.c lays out.
+ */
+#ifndef CUDA_CUDA_STATE_H
+#define CUDA_CUDA_STATE_H
+
+#include <cuda_runtime_api.h>
+
+#include "backend/backend.h"
+#include "cuda/ops.h"
+
+#define GRAPH_MAX 256      /* most sequences a decode graph serves */
+#define LOGIT_ROWS 128     /* rows of logits at a time (at least max graph) */
+#define KV_PIECE 16384     /* keys expanded at a time in prefill */
+#define PREFILL_MIN 17     /* query tokens from which attention expands */
+#define BIAS_MAX 1024      /* bias entries a sequence, on average */
+#define BLAS_WORKSPACE (32u << 20)
+
+struct cuda_layer {
+    const void *attention_norm, *ffn_norm, *q_norm, *kv_norm;
+    struct cuda_matrix wq_a, wkv_a; /* one behind the other when fused */
+    bool fused;
+    struct cuda_matrix wq_b, wo, gate;
+    struct cuda_matrix kv_b;        /* bf16 [heads * 192, 256] */
+    void *uk_t, *uv;
+    enum layout moe;
+    void *w13, *w2;
+    uint64_t stride13, stride2;
+    float *scale13, *scale2;   /* device */
+    float *host13, *host2;     /* their values while loading */
+};
+
+/* Per-step arrays, the same offsets on host and device: a fixed part of `cap`
+ * entries, then the block lists. */
+struct meta {
+    int *token, *slot, *pos, *kv_row, *length, *table_row;
+    float *l4;
+    int *pick;                 /* tokens whose logits are wanted */
+    struct sample_row *row;    /* one a pick in a graph, else two */
+    int *table;
+    uint64_t fixed;            /* bytes before table */
+};
+
+/* Sampling outputs, device and pinned host. */
+struct outputs {
+    struct sample_out *out;
+    int *top_id;
+    float *top_logprob;
+};
+
+/* A submitted step until it is collected. */
+struct flight {
+    uint64_t step;
+    uint32_t n_seq, n_row;
+    bool busy, any_top;
+    char *meta;                /* pinned */
+    uint32_t *mask;            /* pinned */
+    int *bias_id;
+    float *bias;
+    struct outputs host;
+    cudaEvent_t begin, end;
+    struct seq_want *want;     /* [max_seqs] what each sequence asked */
+    struct seq_result *result; /* handed out by collect */
+    struct logprob *lp;
+    uint32_t *rank;
+    uint64_t lp_cap, rank_cap;
+};
+
+struct seq_want {
+    int draw;                  /* result row, -1 */
+    int n_top;
+    int target;                /* first result row of the targets, -1 */
+    uint32_t n_tok;
+    int target_top;
+    const int32_t *target_id;
+};
+
+struct cuda {
+    struct backend base;
+    int device, n_sm, major, minor;
+    bool integrated, hopper;
+    char name[128];
+    struct model *model;
+    struct model_text_params p;
+    struct backend_limits limits;
+    struct backend_plan plan;
+    cudaStream_t stream;
+    struct cuda_blas *blas;
+
+    char *pool;                /* everything on the device */
+    uint64_t pool_size, weight_bytes;
+    struct cuda_layer *layer;
+    struct cuda_matrix embeddings, output;
+    const void *norm;
+    float *freq;
+    int slots, n_experts, gate_rows;
+    float score_scale;
+
+    /* workspace */
+    uint32_t n_blocks, max_tables, cap;
+    uint64_t cache_layer;      /* bytes of a layer's cache */
+    char *cache;
+    float *x;
+    void *h, *a, *qn, *q, *q2, *o;
+    float *router;
+    struct moe_route route;
+    void *mh, *my;             /* experts' hidden and output rows */
+    void *kv, *kv_rows;        /* expanded piece, gathered rows */
+    float *acc, *acc_ml, *part, *part_ml;
+    int part_max;              /* tokens * splits */
+    void *rope;
+    float *logits, *logits_copy;
+    uint16_t *count;
+    int *last, *ids;
+    unsigned *barrier;
+    char *meta_dev;
+    uint64_t meta_size;
+    uint32_t *mask_dev;
+    int *bias_id_dev;
+    float *bias_dev;
+    struct outputs out;
+    uint32_t out_rows;
+    struct moe_maps *maps;
+    void *blas_space;
+
+    struct flight flight[2];
+    unsigned submitted, collected;
+    cudaGraphExec_t graph[GRAPH_MAX + 1];
+    char trouble[160];         /* the launch that failed, for the error */
+};
+
+/* What a step runs: token counts and the runs of tokens of each kind. */
+struct step_shape {
+    int n;                     /* tokens, padded in a graph */
+    int n_pick;                /* rows of logits */
+    int n_row;                 /* sample rows */
+    bool graph;
+};
+
+/* Checks a CUDA status: 0, or ERR_DEVICE with `what` in e. */
+int cuda_check(struct cuda *c, int status, const char *what, struct err *e);
+
+/* device_plan.c: lays out the pool. base NULL: sizes only. */
+uint64_t plan_layout(struct cuda *c, char *base);
+int plan_make(struct cuda *c, struct backend_plan *plan, struct err *e);
+void meta_layout(struct meta *m, char *base, uint32_t cap, uint32_t rows);
+uint32_t plan_bucket(uint32_t n); /* tokens a decode graph of n runs */
+
+/* upload.c: fills the weights. */
+int upload_weights(struct cuda *c, backend_progress_fn progress, void *arg,
+                   struct err *e);
+enum layout layout_of(const struct weight *w);
+float product_scale(const struct weight *w);
+
+/* decoder.c: launches the model for a step on c->stream; m points into
+ * meta_dev, host is its copy on the host (NULL while capturing). Returns a
+ * cudaError_t and leaves the launch's name in c->trouble. */
+struct batch;
+int decoder_run(struct cuda *c, const struct step_shape *s,
+                const struct meta *m, const struct meta *host,
+                const struct batch *b);
+int decoder_sample(struct cuda *c, const struct step_shape *s,
+                   const struct meta *m);
+
+/* The kernels that a step of n tokens takes for its experts. */
+enum expert_path { PATH_MID, PATH_PREFILL, PATH_PORTABLE };
+enum expert_path decoder_path(const struct cuda *c, int n);
+const char *path_name(const struct cuda *c, int n, bool down);
+
+/* device_step.c */
+int step_buffers(struct cuda *c, struct err *e);
+void step_free(struct cuda *c);
+int step_submit(struct cuda *c, const struct batch *b, struct err *e);
+int step_collect(struct cuda *c, struct step_result *out, struct err *e);
+int step_capture(struct cuda *c, struct err *e);
+
+/* selftest.c: every kernel family against plain code, in under 2 seconds. */
+int selftest_run(struct cuda *c, struct err *e);
+
+#endif

@@ -1,0 +1,75 @@
+/*
+ * sm_90a primitives: mbarriers, bulk copies, tensor maps, wgmma fences. Only
+ * for the bodies of kernels under HOPPER_CODE; the ring and barrier recipes
+ * are in cuda/README.
+ */
+#pragma once
+
+#include "cuda/device.cuh"
+
+/* True where a kernel body may use sm_90a instructions. */
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HOPPER_CODE 1
+#else
+#define HOPPER_CODE 0
+#endif
+
+#if HOPPER_CODE
+
+DEV void
+mbar_init(uint64_t *b, int n)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
+                 :: "r"(smem_addr(b)), "r"(n) : "memory");
+}
+
+DEV void
+mbar_init_done(void)
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+DEV void
+mbar_expect(uint64_t *b, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(smem_addr(b)), "r"(bytes) : "memory");
+}
+
+DEV void
+mbar_arrive(uint64_t *b)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];"
+                 :: "r"(smem_addr(b)) : "memory");
+}
+
+/* Waiting for parity 1 on a fresh barrier succeeds at once. */
+DEV void
+mbar_wait(uint64_t *b, uint32_t parity)
+{
+    asm volatile("{\n.reg .pred p;\n"
+                 "W: mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 "
+                 "p, [%0], %1;\n@p bra D;\nbra W;\nD:\n}\n"
+                 :: "r"(smem_addr(b)), "r"(parity) : "memory");
+}
+
+DEV void
+bulk_copy(void *dst, const void *src, uint32_t bytes, uint64_t *bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::"
+                 "complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(smem_addr(dst)), "l"(src), "r"(bytes),
+                    "r"(smem_addr(bar)) : "memory");
+}
+
+/* A grid barrier's counter; what was stored before its increments is seen. */
+DEV unsigned
+grid_count(const unsigned *p)
+{
+    unsigned v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                 : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+
+#endif

@@ -1,0 +1,351 @@
+/*
+ * The experts of one layer for up to about 200 tokens in one persistent
+ * launch: gate+up, SiLU, a grid barrier, down (sm_90a, NVFP4).
+ *
+ * DESIGN. All (item, pair of row tiles) in address order are one list, cut
+ * into equal contiguous shares, one a block: perfect balance whatever the
+ * routing, and a block meets few items, so the activations of the current one
+ * stay in registers as B fragments. Per block:
+ *   8 consumer warps  own a K slice of 512 each (of down: slice w % 4 of row
+ *                     tile 2p + w / 4); a private ring each.
+ *   1 epilogue warp   adds the slices in a fixed order through 4 buffers, so
+ *                     consumers never wait for each other.
+ *   1 producer warp   lane r feeds ring r with whole units by bulk copies; it
+ *                     runs on into down before the grid barrier opens.
+ * Bound by memory: 14.16 MB an active expert; measured in the README.
+ */
+#include "cuda/hopper.cuh"
+
+#define STAGES 5
+#define RED 4                 /* buffers of partial sums */
+#define REDF 320              /* floats a warp leaves a pair: 2 tiles x 8 x 20 */
+#define MAX_ITEMS 256
+#define SM_RED (8 * STAGES * UNIT)
+#define SM_MID (SM_RED + RED * 8 * REDF * 4)
+
+struct mid {
+    const char *w13, *w2;
+    uint64_t stride13, stride2;
+    const float *scale13, *scale2;
+    const bf16 *x;
+    bf16 *h, *y;
+    const int *order;
+    const moe_item *item;
+    const int *n_item;
+    unsigned *barrier;
+    int slots, dim, hidden;
+    int pairs13, pairs2;      /* row tile pairs of an expert */
+};
+
+#if HOPPER_CODE
+
+struct mid_shared {
+    uint64_t full[8][STAGES], empty[8][STAGES];
+    uint64_t red_full[RED], red_empty[RED], opened;
+    moe_item item[MAX_ITEMS];
+};
+
+/* This block's pairs of a phase. */
+DEV void
+block_share(int pairs, int &p0, int &p1)
+{
+    p0 = (int)((long long)pairs * blockIdx.x / gridDim.x);
+    p1 = (int)((long long)pairs * (blockIdx.x + 1) / gridDim.x);
+}
+
+DEV void
+produce(const mid &a, mid_shared *sh, char *ring, int n)
+{
+    const int lane = threadIdx.x & 31;
+    int st = 0, ph = 0, p0, p1;
+    if (lane >= 8)
+        return;
+    char *mine = ring + (size_t)lane * STAGES * UNIT;
+    for (int phase = 0; phase < 2; phase++) {
+        const int pairs = phase ? a.pairs2 : a.pairs13;
+        block_share(n * pairs, p0, p1);
+        for (int p = p0; p < p1; p++) {
+            const int e = sh->item[p / pairs].expert, q = p % pairs;
+            const char *src = phase
+                ? a.w2 + e * a.stride2 + (size_t)(q * 8 + lane) * UNIT
+                : a.w13 + e * a.stride13 + (size_t)(q * 16 + lane) * UNIT;
+            for (int u = phase; u < 2; u++) {
+                mbar_wait(&sh->empty[lane][st], ph ^ 1);
+                mbar_expect(&sh->full[lane][st], UNIT);
+                bulk_copy(mine + st * UNIT, src, UNIT, &sh->full[lane][st]);
+                src += 8 * UNIT;
+                if (++st == STAGES) {
+                    st = 0;
+                    ph ^= 1;
+                }
+            }
+        }
+    }
+}
+
+DEV float4
+add4(float4 a, float4 b)
+{
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+/* gate+up: lane (g token, t) has hidden units 4t .. 4t + 3 of the pair. */
+DEV void
+finish_up(const mid &a, const moe_item &it, int q, const float *r, int g,
+          int t)
+{
+    float4 gate = make_float4(0, 0, 0, 0), up = gate;
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        const float *s = r + k * REDF + (t >> 1) * 160 + g * 20 + 4 * (t & 1);
+        gate = add4(gate, *(const float4 *)s);
+        up = add4(up, *(const float4 *)(s + 8));
+    }
+    if (g >= it.n)
+        return;
+    const float sg = a.scale13[2 * it.expert];
+    const float su = a.scale13[2 * it.expert + 1];
+    uint2 v;
+    v.x = bf_pack(silu(gate.x * sg) * (up.x * su),
+                  silu(gate.y * sg) * (up.y * su));
+    v.y = bf_pack(silu(gate.z * sg) * (up.z * su),
+                  silu(gate.w * sg) * (up.w * su));
+    *(uint2 *)(a.h + (size_t)(it.first + g) * a.hidden + q * 16 + 4 * t) = v;
+}
+
+/* down: lane has rows 4t .. 4t + 3 of both tiles; four slices each. */
+DEV void
+finish_down(const mid &a, const moe_item &it, int q, const float *r, int g,
+            int t)
+{
+    float4 v[2];
+    v[0] = v[1] = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        v[k >> 2] = add4(v[k >> 2], *(const float4 *)(r + k * REDF + g * 20 +
+                                                      4 * t));
+    if (g >= it.n)
+        return;
+    const float s = a.scale2[it.expert];
+    bf16 *y = a.y + (size_t)(it.first + g) * a.dim + q * 32 + 4 * t;
+#pragma unroll
+    for (int k = 0; k < 2; k++)
+        *(uint2 *)(y + 16 * k) =
+            make_uint2(bf_pack(v[k].x * s, v[k].y * s),
+                       bf_pack(v[k].z * s, v[k].w * s));
+}
+
+DEV void
+epilogue(const mid &a, mid_shared *sh, const float *red, int n)
+{
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    int rb = 0, rp = 0, p0, p1;
+    for (int phase = 0; phase < 2; phase++) {
+        const int pairs = phase ? a.pairs2 : a.pairs13;
+        block_share(n * pairs, p0, p1);
+        for (int p = p0; p < p1; p++) {
+            const moe_item it = sh->item[p / pairs];
+            const float *r = red + (size_t)rb * 8 * REDF;
+            mbar_wait(&sh->red_full[rb], rp);
+            if (phase)
+                finish_down(a, it, p % pairs, r, g, t);
+            else
+                finish_up(a, it, p % pairs, r, g, t);
+            __syncwarp();
+            if (lane == 0)
+                mbar_arrive(&sh->red_empty[rb]);
+            if (++rb == RED) {
+                rb = 0;
+                rp ^= 1;
+            }
+        }
+        if (phase)
+            return;
+        __syncwarp();
+        if (lane == 0) {
+            __threadfence();
+            unsigned old = atomicAdd(a.barrier, 1);
+            unsigned target = old - old % gridDim.x + gridDim.x;
+            while ((int)(grid_count(a.barrier) - target) < 0) {
+            }
+            mbar_arrive(&sh->opened);
+        }
+        __syncwarp();
+    }
+}
+
+/* B fragments of the item's tokens for this warp's slice. */
+DEV void
+load_tokens(const mid &a, const moe_item &it, int phase, int w,
+            uint32_t (&xr)[8][8])
+{
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const bool on = g < it.n;
+    const bf16 *x = a.x;
+    if (on && phase)
+        x = a.h + (size_t)(it.first + g) * a.hidden + (w & 3) * 512;
+    else if (on)
+        x = a.x + (size_t)(a.order[it.first + g] / a.slots) * a.dim + w * 512;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        uint4 b = make_uint4(0, 0, 0, 0), c = b;
+        if (on) {
+            const uint4 *p = (const uint4 *)(x + 64 * i + 16 * t);
+            b = __ldcg(p);
+            c = __ldcg(p + 1);
+        }
+        xr[i][0] = b.x;
+        xr[i][1] = b.y;
+        xr[i][2] = b.z;
+        xr[i][3] = b.w;
+        xr[i][4] = c.x;
+        xr[i][5] = c.y;
+        xr[i][6] = c.z;
+        xr[i][7] = c.w;
+    }
+}
+
+DEV void
+unit_product(const char *unit, const uint32_t (&xr)[8][8], float *q)
+{
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const char *c = unit + lane * 16;
+    const uint4 sc = *(const uint4 *)(c + 4096);
+    const uint32_t sw[4] = {sc.x, sc.y, sc.z, sc.w};
+    float d[2][4] = {};
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const uint4 v = *(const uint4 *)(c + i * 512);
+        const uint32_t word[4] = {v.x, v.y, v.z, v.w};
+        const uint32_t lo = fp4_scale(sw[i / 2], (i & 1) * 2);
+        const uint32_t hi = fp4_scale(sw[i / 2], (i & 1) * 2 + 1);
+#pragma unroll
+        for (int s = 0; s < 4; s++) {
+            uint32_t f[4];
+            fp4_frag(word[s], lo, hi, f);
+            mma16816(d[s & 1], f, xr[i][2 * s], xr[i][2 * s + 1]);
+        }
+    }
+    q[2 * t * 20 + g] = d[0][0] + d[1][0];
+    q[(2 * t + 1) * 20 + g] = d[0][1] + d[1][1];
+    q[2 * t * 20 + g + 8] = d[0][2] + d[1][2];
+    q[(2 * t + 1) * 20 + g + 8] = d[0][3] + d[1][3];
+}
+
+DEV void
+consume(const mid &a, mid_shared *sh, const char *ring, float *red, int n)
+{
+    const int w = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    int st = 0, sp = 0, rb = 0, rp = 0, p0, p1;
+    const char *mine = ring + (size_t)w * STAGES * UNIT;
+#pragma unroll 1
+    for (int phase = 0; phase < 2; phase++) {
+        const int pairs = phase ? a.pairs2 : a.pairs13;
+        uint32_t xr[8][8];
+        int cur = -1;
+        block_share(n * pairs, p0, p1);
+        if (phase)
+            mbar_wait(&sh->opened, 0);
+#pragma unroll 1
+        for (int p = p0; p < p1; p++) {
+            if (p / pairs != cur) {
+                cur = p / pairs;
+                load_tokens(a, sh->item[cur], phase, w, xr);
+            }
+            mbar_wait(&sh->red_empty[rb], rp ^ 1);
+            float *r = red + (size_t)(rb * 8 + w) * REDF;
+#pragma unroll 1
+            for (int u = phase; u < 2; u++) {
+                mbar_wait(&sh->full[w][st], sp);
+                unit_product(mine + st * UNIT, xr, r + (phase ? 0 : u) * 160);
+                __syncwarp();
+                if (lane == 0)
+                    mbar_arrive(&sh->empty[w][st]);
+                if (++st == STAGES) {
+                    st = 0;
+                    sp ^= 1;
+                }
+            }
+            __syncwarp();
+            if (lane == 0)
+                mbar_arrive(&sh->red_full[rb]);
+            if (++rb == RED) {
+                rb = 0;
+                rp ^= 1;
+            }
+        }
+    }
+}
+
+#endif
+
+static __global__ void
+__launch_bounds__(320, 1)
+moe_mid(const __grid_constant__ mid a)
+{
+#if HOPPER_CODE
+    extern __shared__ __align__(128) char sm[];
+    __shared__ mid_shared sh;
+    const int tid = threadIdx.x, w = tid >> 5;
+    float *red = (float *)(sm + SM_RED);
+    pdl_trigger();
+    if (tid == 0) {
+        for (int i = 0; i < 8; i++)
+            for (int s = 0; s < STAGES; s++) {
+                mbar_init(&sh.full[i][s], 1);
+                mbar_init(&sh.empty[i][s], 1);
+            }
+        for (int i = 0; i < RED; i++) {
+            mbar_init(&sh.red_full[i], 8);
+            mbar_init(&sh.red_empty[i], 1);
+        }
+        mbar_init(&sh.opened, 1);
+        mbar_init_done();
+    }
+    pdl_wait();
+    const int n = *(volatile const int *)a.n_item;
+    for (int i = tid; i < n; i += 320)
+        sh.item[i] = a.item[i];
+    __syncthreads();
+    if (w == 9)
+        produce(a, &sh, sm, n);
+    else if (w == 8)
+        epilogue(a, &sh, red, n);
+    else
+        consume(a, &sh, sm, red, n);
+#endif
+}
+
+extern "C" bool
+cuda_moe_mid_fits(const struct moe *m)
+{
+    return m->layout == LAYOUT_NVFP4 && m->dim == 4096 && m->hidden == 2048
+           && cuda_moe_items(m->n, m->slots, m->n_experts, 8) <= MAX_ITEMS;
+}
+
+extern "C" int
+cuda_moe_mid(const struct moe *m, unsigned *barrier, int n_sm, cudaStream_t s)
+{
+    if (!cuda_moe_mid_fits(m))
+        return cudaErrorInvalidValue;
+    mid a = {};
+    a.w13 = (const char *)m->w13;
+    a.w2 = (const char *)m->w2;
+    a.stride13 = m->stride13;
+    a.stride2 = m->stride2;
+    a.scale13 = m->scale13;
+    a.scale2 = m->scale2;
+    a.x = (const bf16 *)m->x;
+    a.h = (bf16 *)m->h;
+    a.y = (bf16 *)m->y;
+    a.order = m->route.order;
+    a.item = m->route.item;
+    a.n_item = m->route.n_item;
+    a.barrier = barrier;
+    a.slots = m->slots;
+    a.dim = m->dim;
+    a.hidden = m->hidden;
+    a.pairs13 = m->hidden / 16;
+    a.pairs2 = m->dim / 32;
+    return launch_ex<SM_MID, true>(moe_mid, dim3(n_sm), 320, s, true, a);
+}

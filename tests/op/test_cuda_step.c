@@ -1,0 +1,274 @@
+/*
+ * Every kernel of the CUDA back end against plain code, through real steps:
+ * models of several shapes and stored forms with random weights are loaded
+ * by the real loader, one layer of them runs, and each stage is compared
+ * (cuda/selftest.c). What nothing may read is poisoned: memory beyond the
+ * rows of a step holds not-a-number from the step before.
+ *
+ * With -b, the time of each step of `layers` layers, medians of 9.
+ * Exits 77 where there is no GPU.
+ */
+#include "config.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "cuda/cuda_backend.h"
+#include "cuda/selftest.h"
+
+struct form {
+    const char *what;
+    int dim, heads, q_rank, experts, top_k, hidden, vocab;
+    const char *quantisation;
+    uint32_t max_step;
+};
+
+#define NVFP4 ",\"quantization_config\":{\"quant_method\":" \
+    "\"compressed-tensors\",\"format\":\"nvfp4-pack-quantized\"}"
+#define FP8 ",\"quantization\":{\"qformat_weight\":\"fp8_e4m3\"," \
+    "\"qscheme_act\":\"TENSOR\"}"
+
+static const struct form forms[] = {
+    {"release, NVFP4", 4096, 32, 1024, 128, 4, 2048, 8192, NVFP4, 2048},
+    {"release, FP8", 4096, 32, 1024, 24, 4, 2048, 8192, FP8, 1024},
+    {"release, BF16", 4096, 32, 1024, 12, 4, 2048, 8192, "", 1024},
+    {"small, NVFP4", 512, 8, 256, 16, 4, 512, 1024, NVFP4, 1024},
+    {"odd, NVFP4", 320, 6, 192, 9, 2, 192, 1040, NVFP4, 512},
+    {"odd, FP8", 448, 3, 64, 5, 5, 64, 1040, FP8, 512},
+    {"odd, BF16", 256, 40, 128, 130, 8, 128, 1040, "", 512},
+};
+
+static const struct selftest_shape shapes[] = {
+    {1, 1, 0, 0},      {1, 1, 63, 0},     {1, 1, 64, 0},
+    {1, 1, 1000, 0},   {1, 1, 9000, 0},   {2, 1, 77, 0},
+    {7, 1, 333, 0},    {8, 1, 100, 0},    {9, 1, 31, 0},
+    {17, 1, 500, 0},   {33, 1, 60, 0},    {64, 1, 128, 0},
+    {128, 1, 200, 0},  {3, 5, 95, 0},     {1, 16, 4, 0},
+    {1, 17, 0, 0},     {1, 64, 64, 0},    {2, 100, 31, 0},
+    {1, 201, 0, 0},    {1, 300, 1000, 0}, {1, 512, 0, 0},
+    {1, 777, 130, 0},  {1, 1024, 0, 0},   {1, 2048, 17000, 0},
+};
+
+static int
+write_params(const char *dir, const struct form *f, int layers)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/params.json", dir);
+    FILE *o = fopen(path, "w");
+    if (o == NULL)
+        return -1;
+    fprintf(o, "{\"dim\":%d,\"n_layers\":%d,\"head_dim\":128,"
+            "\"hidden_dim\":%d,\"n_heads\":%d,\"n_kv_heads\":%d,"
+            "\"rope_theta\":10000.0,\"norm_eps\":1e-06,\"vocab_size\":%d,"
+            "\"tied_embeddings\":false,\"max_position_embeddings\":1048576,"
+            "\"llama_4_scaling\":{\"original_max_position_embeddings\":8192,"
+            "\"beta\":0.1},\"q_lora_rank\":%d,\"qk_rope_head_dim\":64,"
+            "\"qk_nope_head_dim\":64,\"kv_lora_rank\":256,"
+            "\"v_head_dim\":128,\"yarn\":{"
+            "\"original_max_position_embeddings\":8192,\"factor\":128,"
+            "\"apply_scale\":false,\"beta\":32,\"alpha\":1},\"moe\":{"
+            "\"expert_parallel\":1,\"expert_model_parallel\":1,"
+            "\"route_every_n\":1,\"first_k_dense_replace\":0,"
+            "\"num_experts\":%d,\"num_experts_per_tok\":%d,"
+            "\"num_expert_groups\":1,\"num_expert_groups_per_tok\":1,"
+            "\"routed_scale\":1.0,\"expert_hidden_dim\":%d,"
+            "\"num_shared_experts\":1}%s}\n", f->dim, layers, f->hidden,
+            f->heads, f->heads, f->vocab, f->q_rank, f->experts, f->top_k,
+            f->hidden, f->quantisation);
+    return fclose(o);
+}
+
+static int
+open_form(const char *dir, const struct form *f, int layers,
+          struct model **m, struct backend **b, struct err *e)
+{
+    struct model_options mo = {.dummy = true, .seed = 42};
+    struct backend_limits l = {
+        .max_seqs = 128, .max_step = f->max_step, .max_context = 20000,
+        .n_devices = 1,
+    };
+    struct backend_plan plan;
+    if (write_params(dir, f, layers) != 0)
+        return err_set(e, ERR_IO, "cannot write params.json");
+    l.kv_bytes = 700ull * KV_BLOCK * MLA_ROW * 2 * (unsigned)layers;
+    int r = model_open(dir, &mo, m, e);
+    if (r == 0)
+        r = backend_cuda.open(NULL, b, e);
+    if (r == 0)
+        r = backend_cuda.plan(*b, *m, &l, &plan, e);
+    if (r == 0 && !plan.fits)
+        r = err_set(e, ERR_LIMIT, "needs %.1f GiB",
+                    (double)plan.total / (1 << 30));
+    return r == 0 ? backend_cuda.load(*b, NULL, NULL, e) : r;
+}
+
+/* Not-a-number where a step's rows will be. */
+static int
+poison(struct cuda *c)
+{
+    size_t dim = (size_t)c->p.dim, n = c->cap;
+    size_t wide = (size_t)c->p.n_heads * MLA_V;
+    int r = (int)cudaMemset(c->h, 0xff, n * dim * 2);
+    if (r == 0)
+        r = (int)cudaMemset(c->a, 0xff,
+                            n * (size_t)(c->p.q_rank + MLA_ROW) * 2);
+    if (r == 0)
+        r = (int)cudaMemset(c->q, 0xff, n * wide * 2);
+    if (r == 0)
+        r = (int)cudaMemset(c->o, 0xff, n * wide * 2);
+    if (r == 0)
+        r = (int)cudaMemset(c->mh, 0xff, n * (size_t)c->slots *
+                            (size_t)c->p.expert_hidden * 2);
+    if (r == 0)
+        r = (int)cudaMemset(c->my, 0xff, n * (size_t)c->slots * dim * 2);
+    if (r == 0)
+        r = (int)cudaMemset(c->part, 0xff, (size_t)c->part_max *
+                            (size_t)c->p.n_heads * MLA_RANK * 4);
+    if (r == 0)
+        r = (int)cudaMemset(c->kv, 0xff, (size_t)KV_PIECE *
+                            (size_t)c->p.n_heads * (MLA_NOPE + MLA_V) * 2);
+    return r;
+}
+
+static int
+check_form(const char *dir, const struct form *f)
+{
+    struct err e = {0};
+    struct model *m = NULL;
+    struct backend *b = NULL;
+    int bad = 0, done = 0;
+    double most = 0;
+    int r = open_form(dir, f, 1, &m, &b, &e);
+    struct cuda *c = (struct cuda *)b;
+    for (size_t i = 0; r == 0 && i < sizeof shapes / sizeof shapes[0]; i++) {
+        double worst = 0;
+        e = (struct err){0};
+        r = poison(c);
+        int k = r == 0 ? selftest_step(c, &shapes[i], &worst, &e)
+                       : ERR_DEVICE;
+        if (k == ERR_AGAIN)
+            continue;
+        done++;
+        most = worst > most ? worst : most;
+        if (k != 0) {
+            printf("FAIL %s, %u x %u behind %u: %s\n", f->what,
+                   shapes[i].n_seq, shapes[i].n_tok, shapes[i].n_past,
+                   e.text);
+            bad++;
+        }
+        if (k == ERR_DEVICE)
+            break;
+    }
+    if (r != 0) {
+        printf("FAIL %s: %s\n", f->what, e.text);
+        bad++;
+    }
+    printf("%s %s: %d steps, largest error %.2f of its bound\n",
+           bad ? "FAIL" : "ok  ", f->what, done, most);
+    fflush(stdout);
+    if (b)
+        backend_cuda.close(b);
+    model_close(m);
+    return bad;
+}
+
+static int
+by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Median device time of a step of the shape, in microseconds. */
+static double
+time_shape(struct cuda *c, const struct selftest_shape *s, struct err *e)
+{
+    enum { RUNS = 9 };
+    double us[RUNS];
+    struct sampling greedy = {.top_p = 1, .repetition_penalty = 1};
+    uint32_t blocks = (s->n_past + s->n_tok + KV_BLOCK - 1) / KV_BLOCK;
+    struct batch_seq *q = calloc(s->n_seq, sizeof *q);
+    int32_t *tok = calloc((size_t)s->n_seq * s->n_tok, sizeof *tok);
+    uint32_t *block = calloc((size_t)s->n_seq * blocks, sizeof *block);
+    struct batch b = {.n_tok = s->n_seq * s->n_tok, .n_seq = s->n_seq,
+                      .token = tok, .seq = q};
+    struct step_result out;
+    int r = q && tok && block ? 0 : ERR_NOMEM;
+    for (uint32_t i = 0; r == 0 && i < s->n_seq * blocks; i++)
+        block[i] = i % c->n_blocks;
+    for (int k = -2; r == 0 && k < RUNS; k++) {
+        for (uint32_t i = 0; i < b.n_tok; i++)
+            tok[i] = rand() % c->p.vocab;
+        for (uint32_t i = 0; i < s->n_seq; i++)
+            q[i] = (struct batch_seq){
+                .slot = i, .first = i * s->n_tok, .n_tok = s->n_tok,
+                .n_past = s->n_past, .block = block + i * blocks,
+                .n_block = blocks, .max_out = 1, .reset = true,
+                .sample = true, .sampling = &greedy, .n_top = -1,
+            };
+        r = step_submit(c, &b, e);
+        if (r == 0)
+            r = step_collect(c, &out, e);
+        if (k >= 0)
+            us[k] = (double)out.device_ns * 1e-3;
+    }
+    free(q);
+    free(tok);
+    free(block);
+    if (r != 0)
+        return -1;
+    qsort(us, RUNS, sizeof *us, by_value);
+    return us[RUNS / 2];
+}
+
+static int
+time_form(const char *dir, const struct form *f, int layers)
+{
+    struct err e = {0};
+    struct model *m = NULL;
+    struct backend *b = NULL;
+    int r = open_form(dir, f, layers, &m, &b, &e);
+    for (size_t i = 0; r == 0 && i < sizeof shapes / sizeof shapes[0]; i++) {
+        struct cuda *c = (struct cuda *)b;
+        if (shapes[i].n_seq * shapes[i].n_tok > c->limits.max_step)
+            continue;
+        double us = time_shape(c, &shapes[i], &e);
+        if (us < 0)
+            break;
+        printf("%s, %d layers: %3u x %4u behind %5u: %10.1f us\n", f->what,
+               layers, shapes[i].n_seq, shapes[i].n_tok, shapes[i].n_past,
+               us);
+    }
+    if (e.text[0])
+        printf("FAIL %s: %s\n", f->what, e.text);
+    if (b)
+        backend_cuda.close(b);
+    model_close(m);
+    return e.text[0] != '\0';
+}
+
+int
+main(int argc, char **argv)
+{
+    char dir[] = "/tmp/sirocco-op-XXXXXX", path[64];
+    int n = 0, bad = 0;
+    bool timing = argc > 1 && strcmp(argv[1], "-b") == 0;
+    if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) {
+        printf("no GPU\n");
+        return 77;
+    }
+    if (mkdtemp(dir) == NULL)
+        return 1;
+    if (timing)
+        bad = time_form(dir, &forms[0], argc > 2 ? atoi(argv[2]) : 4);
+    for (size_t i = 0; !timing && i < sizeof forms / sizeof forms[0]; i++)
+        bad += check_form(dir, &forms[i]);
+    snprintf(path, sizeof path, "%s/params.json", dir);
+    unlink(path);
+    rmdir(dir);
+    return bad != 0;
+}
