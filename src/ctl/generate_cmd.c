@@ -253,7 +253,7 @@ start(struct generate *g, const struct session_options *o, struct err *e)
     struct engine_options eo = {
         .max_running = o->max_seqs, .max_queue = 1, .step_tokens = o->max_step,
         .max_context = o->max_context, .n_blocks = g->session.plan.n_blocks,
-        .prefix_cache = true, .overlap = true, .max_out = 1,
+        .prefix_cache = true, .overlap = true, .max_out = 1 + o->n_drafts,
         .n_vocab = (uint32_t)model_params(g->session.model)->text.vocab,
     };
     pthread_mutex_init(&g->lock, NULL);

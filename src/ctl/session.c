@@ -8,6 +8,7 @@
 
 #define CONTEXT_DEFAULT 32768
 #define STEP_DEFAULT 512
+#define DRAFTS_DEFAULT 3
 
 static uint32_t
 blocks_for(const struct session_options *o)
@@ -24,6 +25,7 @@ plan(const struct session_options *o, struct session *s, struct err *e)
         .max_seqs = o->max_seqs, .max_step = o->max_step,
         .max_context = o->max_context, .kv_bytes = o->kv_bytes,
         .threads = o->threads, .n_devices = 1, .n_vocab = o->n_vocab,
+        .draft = s->draft, .n_drafts = o->n_drafts,
     };
     const struct backend_ops *ops = s->backend->ops;
 
@@ -46,6 +48,8 @@ int
 session_arguments(int argc, char **argv, struct session_options *o)
 {
     const char *context = NULL, *threads = NULL, *step = NULL;
+    const char *drafts = NULL;
+    long long n_drafts = DRAFTS_DEFAULT;
     long long n_context = CONTEXT_DEFAULT, n_step = STEP_DEFAULT;
     long long n_threads = 0;
 
@@ -53,7 +57,8 @@ session_arguments(int argc, char **argv, struct session_options *o)
     const struct option_row rows[] = {
         {"model", &o->model, NULL}, {"backend", &o->backend, NULL},
         {"max-context", &context, NULL}, {"step", &step, NULL},
-        {"threads", &threads, NULL}, {"dummy", NULL, &o->dummy}, {NULL}
+        {"threads", &threads, NULL}, {"dummy", NULL, &o->dummy},
+        {"draft", &o->draft, NULL}, {"drafts", &drafts, NULL}, {NULL}
     };
     int rc = command_options(argc, argv, rows);
     if (rc == EXIT_OK)
@@ -62,6 +67,9 @@ session_arguments(int argc, char **argv, struct session_options *o)
         rc = command_number("step", step, 1, 65536, &n_step);
     if (rc == EXIT_OK)
         rc = command_number("threads", threads, 0, 1024, &n_threads);
+    if (rc == EXIT_OK)
+        rc = command_number("drafts", drafts, 1, BACKEND_OUT_MAX - 1,
+                            &n_drafts);
     if (rc == EXIT_OK && o->model == NULL) {
         command_fail(argv[0], "--model DIR is needed");
         rc = EXIT_USAGE;
@@ -69,6 +77,7 @@ session_arguments(int argc, char **argv, struct session_options *o)
     o->max_context = (uint32_t)n_context;
     o->max_step = (uint32_t)n_step;
     o->threads = (int)n_threads;
+    o->n_drafts = o->draft ? (uint32_t)n_drafts : 0;
     return rc;
 }
 
@@ -79,6 +88,7 @@ session_open(const struct session_options *o, struct session *s,
     const char *name = o->backend ? o->backend : "cpu", *spec;
     const struct backend_ops *ops = backend_find(backend_table, name, &spec);
     struct model_options mo = {.dummy = o->dummy, .seed = 1};
+    struct model_options head = {.draft = true};
 
     memset(s, 0, sizeof *s);
     if (ops == NULL)
@@ -88,6 +98,8 @@ session_open(const struct session_options *o, struct session *s,
     int rc = 0;
     if (o->model)
         rc = model_open(o->model, &mo, &s->model, e);
+    if (rc == 0 && o->draft)
+        rc = model_open(o->draft, &head, &s->draft, e);
     if (rc == 0)
         rc = ops->open(spec, &s->backend, e);
     if (rc == 0)
@@ -106,5 +118,7 @@ session_close(struct session *s)
         s->backend->ops->close(s->backend);
     if (s->model)
         model_close(s->model);
+    if (s->draft)
+        model_close(s->draft);
     memset(s, 0, sizeof *s);
 }

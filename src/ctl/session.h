@@ -9,6 +9,8 @@ struct session_options {
     const char *model;      /* directory */
     const char *backend;    /* NULL = cpu */
     bool dummy;
+    const char *draft;      /* directory of a draft head, NULL = none */
+    uint32_t n_drafts;      /* 0 without one */
     uint32_t max_seqs, max_step, max_context;
     uint64_t kv_bytes;      /* 0 = what max_seqs sequences of max_context need */
     int threads;
@@ -16,14 +18,15 @@ struct session_options {
 };
 
 struct session {
-    struct model *model;
+    struct model *model, *draft;
     struct backend *backend;
     struct backend_plan plan;
 };
 
 /* Reads the options of a command that runs one sequence of a model at a time:
- * --model, --backend, --step, --max-context, --threads, --dummy. Complains and
- * returns EXIT_USAGE when they are wrong or --model is missing. */
+ * --model, --backend, --step, --max-context, --threads, --dummy, --draft,
+ * --drafts. Complains and returns EXIT_USAGE when they are wrong or --model is
+ * missing. */
 int session_arguments(int argc, char **argv, struct session_options *o);
 
 /* Opens, plans and loads. On error nothing stays open. */
