@@ -8,6 +8,8 @@
 #include "json/json.h"
 #include "tok/tok.h"
 
+#define IMAGE_PIXELS_MAX (64u << 20)
+
 struct tokenize {
     struct tok *tok;
     struct chat *chat;     /* with --chat */
@@ -52,12 +54,20 @@ static int
 encode_body(struct tokenize *t, struct json_object *in, struct arena *a,
             struct chat_prompt *p, struct chat_error *ce)
 {
+    const struct tok_info *info = tok_info(t->tok);
     struct chat_request req = {0};
 
     int rc = chat_parse(t->chat, in, a, &req, ce);
     if (rc != 0)
         return rc;
     req.effort = json_str(json_get(in, "reasoning_effort"));
+    if (info->has_image) {
+        struct image_spec spec = {info->image_patch, info->image_merge,
+                                  info->image_max, IMAGE_PIXELS_MAX};
+        rc = chat_load_images(t->chat, &req, &spec, NULL, NULL, a, ce);
+        if (rc != 0)
+            return rc;
+    }
     return chat_encode(t->chat, &req, a, p, ce);
 }
 
