@@ -173,17 +173,15 @@ open_slots(struct reply *r, const struct chat_job *j)
     return rc ? rc : echo_last(r, j);
 }
 
-void
-chat_job_run(struct api_call *c, struct chat_job *j,
-             const struct reply_ops *ops, const char *prefix)
+struct reply *
+chat_job_open(struct api_call *c, struct chat_job *j,
+              const struct reply_ops *ops, const char *prefix)
 {
-    struct engine_request req = {.think = think_of(c, j)};
-
     forbid_calls(c, j);
     struct reply *r = reply_make(c, ops, &j->f, &j->prompt.ids, 1, prefix);
     if (r == NULL || open_slots(r, j) != 0) {
         call_fail(c, 503, NULL, "out of memory");
-        return;
+        return NULL;
     }
     r->named_tool = j->req.choice == CHAT_CHOICE_NAMED && j->req.n_tool > 0;
     if (j->effort.report) {
@@ -191,7 +189,25 @@ chat_job_run(struct api_call *c, struct chat_job *j,
         snprintf(r->headers + n, sizeof r->headers - n,
                  "X-Reasoning-Effort: %s\r\n", j->effort.report);
     }
+    return r;
+}
+
+void
+chat_job_submit(struct api_call *c, struct chat_job *j, struct reply *r)
+{
+    struct engine_request req = {.think = think_of(c, j)};
+
     reply_submit(c, r, &req, &j->limit);
+}
+
+void
+chat_job_run(struct api_call *c, struct chat_job *j,
+             const struct reply_ops *ops, const char *prefix)
+{
+    struct reply *r = chat_job_open(c, j, ops, prefix);
+
+    if (r)
+        chat_job_submit(c, j, r);
 }
 
 void

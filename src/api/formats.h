@@ -9,6 +9,12 @@
 extern const struct reply_ops chat_reply;   /* /v1/chat/completions */
 extern const struct reply_ops text_reply;   /* /v1/completions */
 
+extern const struct reply_ops messages_reply; /* /v1/messages */
+
+/* Appends an error object of Anthropic's shape. */
+int messages_error_put(struct buf *out, int status, const char *param,
+                       const char *text);
+
 /* reply_ops.error of OpenAI's shape: a body, or an event and [DONE]. */
 int openai_error(struct reply *r, bool event, int status, const char *text);
 

@@ -20,11 +20,16 @@ struct chat_job {
  * answering. */
 int chat_job_read(struct api_call *c, struct chat_job *j);
 
-/* Generates; the call is answered. prefix: of the reply's id. */
+/* Makes the reply; prefix: of its id. NULL after answering. */
+struct reply *chat_job_open(struct api_call *c, struct chat_job *j,
+                            const struct reply_ops *ops, const char *prefix);
+/* Generates; the call is answered. */
+void chat_job_submit(struct api_call *c, struct chat_job *j, struct reply *r);
+/* Both. */
 void chat_job_run(struct api_call *c, struct chat_job *j,
                   const struct reply_ops *ops, const char *prefix);
 
-/* Arena copy of an id list, freed with the arena. NULL when memory is out. */
+/* Has the arena free v's memory. 0, or ERR_NOMEM (v is freed). */
 int ids_keep(struct arena *a, struct ids *v);
 
 /* Answers what a chat function refused; returns -1. */

@@ -69,7 +69,7 @@ call_fail(struct api_call *c, int status, const char *param, const char *fmt,
     const char *headers = status == 429   ? "Retry-After: 1\r\n"
                           : status == 503 ? "Retry-After: 5\r\n"
                                           : NULL;
-    if (error_put(&body, status, param, text) != 0)
+    if ((c->error_put ? c->error_put : error_put)(&body, status, param, text))
         body.len = 0;
     status %= 1000;
     call_count(status);

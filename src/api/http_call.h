@@ -39,6 +39,9 @@ struct api_call {
     struct str method, path;     /* path without the query */
     struct str rest;             /* what a row's trailing "/" left of it */
     struct json_object *body;    /* object, owned by the arena; see call_body */
+    /* Writes an error's body; NULL = OpenAI's shape, error_put. */
+    int (*error_put)(struct buf *out, int status, const char *param,
+                     const char *text);
 };
 
 /* Parses the body into c->body: it must be a JSON object and called JSON by
@@ -81,6 +84,9 @@ void models_list(struct api_call *c);
 void models_get(struct api_call *c);
 void chat_completions_post(struct api_call *c);
 void completions_post(struct api_call *c);
+void responses_post(struct api_call *c);
+void messages_post(struct api_call *c);
+void count_tokens_post(struct api_call *c);
 void tokenize_post(struct api_call *c);
 void detokenize_post(struct api_call *c);
 

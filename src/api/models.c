@@ -34,8 +34,13 @@ put_card(struct buf *out, const struct api_call *c, struct str name)
         ",\"allow_create_engine\":false,\"allow_sampling\":true,"
         "\"allow_logprobs\":true,\"allow_search_indices\":false,"
         "\"allow_view\":true,\"allow_fine_tuning\":false,"
-        "\"organization\":\"*\",\"group\":null,\"is_blocking\":false}]}",
-        a->parts.max_context, a->created);
+        "\"organization\":\"*\",\"group\":null,\"is_blocking\":false}],"
+        /* What Mistral's client asks of a card. */
+        "\"type\":\"base\",\"capabilities\":{\"completion_chat\":true,"
+        "\"completion_fim\":false,\"function_calling\":true,"
+        "\"fine_tuning\":false,\"vision\":%s}}",
+        a->parts.max_context, a->created,
+        a->parts.has_vision ? "true" : "false");
     return rc;
 }
 
