@@ -2,7 +2,7 @@
  * The engine on the CPU back end with the model that ships with the project:
  * a request's tokens, greedy or drawn with a seed and penalties, are the same
  * alone and in company, in chunks, after preemption, with and without a prefix
- * hit, in both loops.
+ * hit, in both loops, and with a draft head that guesses at random.
  */
 #include "config.h"
 
@@ -22,9 +22,11 @@
 #define N 8
 #define MAX_TOKENS 30
 
-static struct model *model;
-static struct backend *device;
-static uint32_t n_blocks, n_vocab;
+#define N_DRAFTS 3
+
+static struct model *model, *head;
+static struct backend *plain, *drafting;
+static uint32_t n_vocab;
 static struct client alone[N];
 
 /* Prompts of 1 to 225 tokens; two in three begin the same way. */
@@ -42,7 +44,8 @@ make(struct client *c, uint32_t i)
 }
 
 static struct engine *
-start(uint32_t blocks, bool cache, bool overlap, uint32_t chunk)
+start(struct backend *b, uint32_t blocks, bool cache, bool overlap,
+      uint32_t chunk)
 {
     struct err e = {0};
     struct engine *en;
@@ -50,8 +53,8 @@ start(uint32_t blocks, bool cache, bool overlap, uint32_t chunk)
         .max_running = 8, .max_queue = 32, .step_tokens = 128,
         .prefill_chunk = chunk, .max_context = 512, .n_blocks = blocks,
         .prefix_cache = cache, .overlap = overlap, .n_vocab = n_vocab,
-        .max_out = 1};
-    if (engine_create(&o, device, &en, &e) != 0)
+        .max_out = b == drafting ? 1 + N_DRAFTS : 1};
+    if (engine_create(&o, b, &en, &e) != 0)
         fail_msg("%s", e.text);
     return en;
 }
@@ -61,12 +64,13 @@ test_company(void **state)
 {
     static const struct {
         uint32_t blocks, chunk;
-        bool cache, overlap;
-    } way[] = {{64, 0, false, false}, {64, 0, true, true},
-               {64, 9, true, false},
-               {9, 40, false, true}};
+        bool cache, overlap, drafts;
+    } way[] = {{64, 0, false, false, false}, {64, 0, true, true, false},
+               {64, 9, true, false, false}, {9, 40, false, true, false},
+               {64, 0, true, true, true}, {9, 40, true, true, true}};
     for (size_t w = 0; w < sizeof way / sizeof *way; w++) {
-        struct engine *en = start(way[w].blocks, way[w].cache,
+        struct engine *en = start(way[w].drafts ? drafting : plain,
+                                  way[w].blocks, way[w].cache,
                                   way[w].overlap, way[w].chunk);
         struct client c[N];
         for (int round = 0; round < (way[w].cache ? 2 : 1); round++) {
@@ -93,31 +97,28 @@ test_company(void **state)
     }
 }
 
-static int
-load(const char *dir)
+static struct backend *
+load(uint32_t n_drafts)
 {
     struct err e = {0};
-    struct model_options mo = {0};
+    struct backend *b = NULL;
     struct backend_limits l = {.max_seqs = 8, .max_step = 128,
-                               .max_context = 512, .threads = 2};
+                               .max_context = 512, .threads = 2,
+                               .draft = n_drafts ? head : NULL,
+                               .n_drafts = n_drafts};
     struct backend_plan p;
-    if (model_open(dir, &mo, &model, &e) != 0 ||
-        backend_cpu.open(NULL, &device, &e) != 0 ||
-        backend_cpu.plan(device, model, &l, &p, &e) != 0 ||
-        backend_cpu.load(device, NULL, NULL, &e) != 0) {
-        fprintf(stderr, "%s\n", e.text);
-        return -1;
-    }
-    n_blocks = p.n_blocks;
-    n_vocab = (uint32_t)model_params(model)->text.vocab;
-    return n_blocks >= 64 ? 0 : -1;
+    if (backend_cpu.open(NULL, &b, &e) != 0 ||
+        backend_cpu.plan(b, model, &l, &p, &e) != 0 || p.n_blocks < 64 ||
+        backend_cpu.load(b, NULL, NULL, &e) != 0)
+        fprintf(stderr, "%u blocks: %s\n", p.n_blocks, e.text);
+    return b;
 }
 
 /* The reference: one at a time, plain loop, nothing cached. */
 static int
 setup(void **state)
 {
-    struct engine *en = start(64, false, false, 0);
+    struct engine *en = start(plain, 64, false, false, 0);
     for (uint32_t i = 0; i < N; i++) {
         make(&alone[i], i);
         if (client_submit(&alone[i], en) != 0)
@@ -133,8 +134,10 @@ teardown(void **state)
 {
     for (int i = 0; i < N; i++)
         client_free(&alone[i]);
-    backend_cpu.close(device);
+    backend_cpu.close(plain);
+    backend_cpu.close(drafting);
     model_close(model);
+    model_close(head);
     return 0;
 }
 
@@ -146,7 +149,17 @@ main(void)
     if (top == NULL)
         return 77;
     snprintf(dir, sizeof dir, "%s/contrib/demo-model/model", top);
-    if (load(dir) != 0)
+    struct err e = {0};
+    struct model_options random = {.dummy = true, .seed = 3, .draft = true};
+    if (model_open(dir, NULL, &model, &e) != 0 ||
+        model_open(dir, &random, &head, &e) != 0) {
+        fprintf(stderr, "%s\n", e.text);
+        return 1;
+    }
+    n_vocab = (uint32_t)model_params(model)->text.vocab;
+    plain = load(0);
+    drafting = load(N_DRAFTS);
+    if (plain == NULL || drafting == NULL)
         return 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_company)};
     return cmocka_run_group_tests(tests, setup, teardown);
