@@ -68,7 +68,7 @@ chat_has_reasoning(const struct chat *c)
     return c->format->settings && tok_info(c->tok)->has_effort;
 }
 
-/* --- shared by the room ---------------------------------------------------- */
+/* --- shared by the room -------------------------------------------------- */
 
 int
 chat_fail(struct arena *a, struct chat_error *ce, int code,

@@ -54,7 +54,7 @@ check_order(struct checker *k)
     return 0;
 }
 
-/* --- calls and results -------------------------------------------------------- */
+/* --- calls and results --------------------------------------------------- */
 
 /* Formats without matching by id only count. The reference leaves the first
  * message out in both ways of checking. */
@@ -138,7 +138,7 @@ check_ids(struct checker *k)
     return rc;
 }
 
-/* --- one message --------------------------------------------------------------- */
+/* --- one message --------------------------------------------------------- */
 
 static bool
 id_ok(const struct chat *c, struct str id)
@@ -151,7 +151,8 @@ id_ok(const struct chat *c, struct str id)
 static int
 check_assistant(struct checker *k, size_t i, const struct chat_message *m)
 {
-    if (!k->c->format->content_with_calls && (m->n_part > 0) == (m->n_call > 0))
+    if (!k->c->format->content_with_calls
+        && (m->n_part > 0) == (m->n_call > 0))
         return refuse(k, i, "", "an assistant message must have either "
                       "content or tool calls");
     for (size_t j = 0; j < m->n_call; j++) {
@@ -197,7 +198,7 @@ check_message(struct checker *k, size_t i)
     return 0;
 }
 
-/* --- order of the results -------------------------------------------------------- */
+/* --- order of the results ------------------------------------------------ */
 
 /* Numbers the results of each run by the calls of the assistant messages in
  * front of it; the last call of an id counts. */

@@ -65,7 +65,7 @@ chat_read_bool(struct json_object *o, bool *value)
     return false;
 }
 
-/* --- parts ------------------------------------------------------------------ */
+/* --- parts --------------------------------------------------------------- */
 
 static int
 read_text(struct chat_reader *r, size_t i, struct json_object *o,
@@ -300,7 +300,7 @@ read_list(struct chat_reader *r, struct json_object *list,
     return 0;
 }
 
-/* --- thoughts beside the content -------------------------------------------- */
+/* --- thoughts beside the content ----------------------------------------- */
 
 /* The text of reasoning or reasoning_content, NULL for none; both given and
  * unlike is an error when strict, else reasoning wins unless it is empty. */

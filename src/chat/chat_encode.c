@@ -43,7 +43,7 @@ put_buf(struct encoder *e, int rc, struct buf *b)
     return rc;
 }
 
-/* --- parts ------------------------------------------------------------------ */
+/* --- parts --------------------------------------------------------------- */
 
 static int
 put_image(struct encoder *e, const struct chat_part *p)
@@ -89,7 +89,7 @@ put_parts(struct encoder *e, const struct chat_message *m)
     return rc;
 }
 
-/* --- user -------------------------------------------------------------------- */
+/* --- user ---------------------------------------------------------------- */
 
 static int
 dump_tool(struct buf *b, const struct chat_tool *t)
@@ -193,7 +193,7 @@ put_user(struct encoder *e, const struct chat_message *m, bool first,
     return rc ? rc : put(e, C_INST_END);
 }
 
-/* --- assistant ------------------------------------------------------------------ */
+/* --- assistant ----------------------------------------------------------- */
 
 static int
 put_call_array(struct encoder *e, const struct chat_message *m)
@@ -281,7 +281,7 @@ put_assistant(struct encoder *e, const struct chat_message *m)
     return rc;
 }
 
-/* --- system and tool -------------------------------------------------------------- */
+/* --- system and tool ----------------------------------------------------- */
 
 static int
 put_system(struct encoder *e, const struct chat_message *m)
@@ -333,7 +333,7 @@ put_result(struct encoder *e, const struct chat_message *m)
     return rc ? rc : put(e, C_RESULTS_END);
 }
 
-/* --- the whole ---------------------------------------------------------------------- */
+/* --- the whole ----------------------------------------------------------- */
 
 static int
 bad_effort(struct encoder *e, const char *text)

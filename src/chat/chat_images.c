@@ -24,7 +24,7 @@ bad(struct loader *l, int code, const char *text)
                      l->part);
 }
 
-/* --- base64 ------------------------------------------------------------------ */
+/* --- base64 -------------------------------------------------------------- */
 
 static int
 sextet(char ch)
@@ -81,7 +81,7 @@ split_data_url(struct str url, struct str *payload)
     return payload->n > 0;
 }
 
-/* --- loading ------------------------------------------------------------------- */
+/* --- loading ------------------------------------------------------------- */
 
 static void
 free_image(void *im)

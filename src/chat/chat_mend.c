@@ -89,7 +89,7 @@ emit(struct mender *d, const struct chat_message *m, size_t order)
     d->out->turn[d->out->n++] = (struct chat_turn){m, order};
 }
 
-/* --- ids -------------------------------------------------------------------- */
+/* --- ids ----------------------------------------------------------------- */
 
 /* Nine letters and digits that stand for an id. */
 static struct str
@@ -153,7 +153,7 @@ with_result_id(struct mender *d, const struct chat_message *m, struct str id)
     return copy->call_id.p || d->c->format->free_ids ? copy : NULL;
 }
 
-/* --- calls and results -------------------------------------------------------- */
+/* --- calls and results --------------------------------------------------- */
 
 /* Collects the calls of the run kept[from .. to); emits its messages. */
 static int

@@ -51,7 +51,7 @@ read_role(struct chat_reader *r, struct json_object *o,
                "tool");
 }
 
-/* --- calls ------------------------------------------------------------------ */
+/* --- calls --------------------------------------------------------------- */
 
 static int
 bad_call(struct chat_reader *r, size_t i, const char *key, const char *text)
@@ -151,7 +151,7 @@ read_calls(struct chat_reader *r, struct json_object *o,
     return read_call_function(r, 0, old, &m->call[0]);
 }
 
-/* --- messages ----------------------------------------------------------------- */
+/* --- messages ------------------------------------------------------------ */
 
 static int
 read_result(struct chat_reader *r, struct json_object *o,
@@ -215,7 +215,7 @@ read_messages(struct chat_reader *r, struct json_object *body,
     return 0;
 }
 
-/* A boolean field of the body: absent is false, and so is null unless strict. */
+/* A boolean field of the body: absent is false, so is null unless strict. */
 static int
 read_flag(struct chat_reader *r, struct json_object *body, const char *key,
           bool *value)

@@ -40,7 +40,7 @@ within(struct check *c, const char *key, struct json_object *o,
     return why;
 }
 
-/* --- regular expressions ------------------------------------------------------ */
+/* --- regular expressions ------------------------------------------------- */
 
 struct regex {
     const char *p, *end;
@@ -168,7 +168,7 @@ check_regex(struct check *c, struct str s)
     return r.depth == 0 ? NULL : "not a regular expression";
 }
 
-/* --- kinds of values ----------------------------------------------------------- */
+/* --- kinds of values ----------------------------------------------------- */
 
 static const char *
 want_any(struct check *c, struct json_object *o)
@@ -361,7 +361,7 @@ want_dependencies(struct check *c, struct json_object *o)
     return each_member(c, o, want_dependency);
 }
 
-/* --- the meta-schema ------------------------------------------------------------ */
+/* --- the meta-schema ----------------------------------------------------- */
 
 static const struct keyword {
     const char *name;

@@ -86,7 +86,7 @@ struct str chat_take(struct arena *a, struct buf *b);
  * for nothing, a JSON string when it is not JSON. 0, ERR_LIMIT, ERR_NOMEM. */
 int chat_json_text(struct arena *a, struct str text, struct str *out);
 
-/* --- chat_parse.c and its helpers ------------------------------------------ */
+/* --- chat_parse.c and its helpers ---------------------------------------- */
 
 struct chat_reader {
     const struct chat *c;
@@ -96,7 +96,7 @@ struct chat_reader {
     size_t index;            /* of the message being read */
 };
 
-/* Boolean as the reference reads one (true, 1, "yes", ..). False: no boolean. */
+/* Boolean as the reference reads one (true, 1, "yes"). False: no boolean. */
 bool chat_read_bool(struct json_object *o, bool *value);
 /* Message content and thoughts into m. */
 int chat_read_content(struct chat_reader *r, struct json_object *o,
@@ -107,11 +107,11 @@ int chat_read_tools(struct chat_reader *r, struct json_object *body,
 
 /* Checks a schema against the draft 7 meta-schema. strict: regular expressions
  * must be ones that Python compiles, as far as we can tell, and null is no
- * value for a keyword. Returns NULL, or what is wrong, with the place in path. */
+ * value for a keyword. Returns NULL, or what is wrong, its place in path. */
 const char *chat_schema_check(struct json_object *schema, bool strict,
                               struct buf *path);
 
-/* --- between request and tokens -------------------------------------------- */
+/* --- between request and tokens ------------------------------------------ */
 
 /* A message on its way to the encoder. */
 struct chat_turn {

@@ -34,42 +34,60 @@ touch(struct loader *l, const uint8_t *p, uint64_t n)
     l->done += n;
 }
 
-static const uint8_t *
-data_of(struct loader *l, const struct tensor *t)
+int
+net_matrix(struct model *m, const struct weight *w, struct matrix *out,
+           struct err *e)
 {
-    const void *p = l->code == 0 ? model_data(l->m, t, l->e) : NULL;
-    if (p == NULL && l->code == 0)
-        l->code = l->e->code;
-    return p;
+    *out = (struct matrix){.rows = w->rows, .cols = w->cols,
+                           .scale = w->scale};
+    const uint8_t *data = model_data(m, w->data, e);
+    if (data == NULL)
+        return e ? e->code : ERR_IO;
+    if (w->format == WEIGHT_NVFP4) {
+        out->format = MATRIX_NVFP4;
+        out->data = data;
+        out->stride = (size_t)w->cols / 2;
+        out->block = model_data(m, w->block, e);
+        out->block_stride = (size_t)w->cols / 16;
+        return out->block ? 0 : e ? e->code : ERR_IO;
+    }
+    switch (w->data->dtype) {
+    case DTYPE_F8_E4M3: out->format = MATRIX_FP8; break;
+    case DTYPE_BF16: out->format = MATRIX_BF16; break;
+    case DTYPE_F16: out->format = MATRIX_F16; break;
+    default: out->format = MATRIX_F32;
+    }
+    out->stride = (size_t)w->cols * dtype_size(w->data->dtype);
+    out->data = data + w->first * dtype_size(w->data->dtype);
+    return 0;
+}
+
+int
+net_vector(struct model *m, const struct tensor *t, float **out,
+           struct err *e)
+{
+    struct weight w = {.rows = 1, .cols = t->shape[0], .data = t, .scale = 1};
+    const void *data = model_data(m, t, e);
+    if (data == NULL)
+        return e ? e->code : ERR_IO;
+    *out = malloc((size_t)w.cols * sizeof **out);
+    if (*out == NULL)
+        return err_set(e, ERR_NOMEM, "no memory for %.200s", t->name);
+    weight_row(&w, data, NULL, 0, *out);
+    return 0;
 }
 
 static struct matrix
 resolve(struct loader *l, const struct weight *w)
 {
     struct matrix m = {.rows = w->rows, .cols = w->cols, .scale = w->scale};
-    const uint8_t *data = w->data ? data_of(l, w->data) : NULL;
-    if (data == NULL)
+    if (w->data == NULL || l->code != 0)
         return m;
-    if (w->format == WEIGHT_NVFP4) {
-        m.format = MATRIX_NVFP4;
-        m.data = data;
-        m.stride = (size_t)w->cols / 2;
-        m.block = data_of(l, w->block);
-        m.block_stride = (size_t)w->cols / 16;
+    l->code = net_matrix(l->m, w, &m, l->e);
+    if (l->code == 0)
         touch(l, m.data, (uint64_t)m.rows * m.stride);
-        if (m.block != NULL)
-            touch(l, m.block, (uint64_t)m.rows * m.block_stride);
-        return m;
-    }
-    switch (w->data->dtype) {
-    case DTYPE_F8_E4M3: m.format = MATRIX_FP8; break;
-    case DTYPE_BF16: m.format = MATRIX_BF16; break;
-    case DTYPE_F16: m.format = MATRIX_F16; break;
-    default: m.format = MATRIX_F32;
-    }
-    m.stride = (size_t)w->cols * dtype_size(w->data->dtype);
-    m.data = data + w->first * dtype_size(w->data->dtype);
-    touch(l, m.data, (uint64_t)m.rows * m.stride);
+    if (l->code == 0 && m.block != NULL)
+        touch(l, m.block, (uint64_t)m.rows * m.block_stride);
     return m;
 }
 
@@ -84,13 +102,9 @@ resolve_mlp(struct loader *l, const struct mlp_weights *w)
 static float *
 vector(struct loader *l, const struct tensor *t)
 {
-    struct weight w = {.rows = 1, .cols = t->shape[0], .data = t, .scale = 1};
-    const void *data = data_of(l, t);
-    float *out = data ? malloc((size_t)w.cols * sizeof *out) : NULL;
-    if (out != NULL)
-        weight_row(&w, data, NULL, 0, out);
-    else if (l->code == 0)
-        l->code = err_set(l->e, ERR_NOMEM, "no memory for %.200s", t->name);
+    float *out = NULL;
+    if (l->code == 0)
+        l->code = net_vector(l->m, t, &out, l->e);
     return out;
 }
 
@@ -181,8 +195,8 @@ net_block_bytes(const struct model_text_params *p)
            * (uint64_t)(p->kv_rank + p->rope) * sizeof(float);
 }
 
-static uint64_t
-stored(const struct weight *w)
+uint64_t
+weight_bytes(const struct weight *w)
 {
     if (w->data == NULL)
         return 0;
@@ -192,9 +206,9 @@ stored(const struct weight *w)
 }
 
 static uint64_t
-stored_mlp(const struct mlp_weights *m)
+mlp_bytes(const struct mlp_weights *m)
 {
-    return stored(&m->w1) + stored(&m->w2) + stored(&m->w3);
+    return weight_bytes(&m->w1) + weight_bytes(&m->w2) + weight_bytes(&m->w3);
 }
 
 uint64_t
@@ -202,19 +216,20 @@ net_weight_bytes(const struct model *m)
 {
     const struct text_weights *w = model_text(m);
     const struct model_text_params *p = &model_params(m)->text;
-    uint64_t sum = stored(&w->embeddings) + stored(&w->eagle_linear)
-                   + w->norm->size;
+    uint64_t sum = weight_bytes(&w->embeddings)
+                   + weight_bytes(&w->eagle_linear) + w->norm->size;
     if (w->output.data != w->embeddings.data)
-        sum += stored(&w->output);
+        sum += weight_bytes(&w->output);
     for (int i = 0; i < p->n_layers; i++) {
         const struct layer_weights *l = &w->layer[i];
         sum += l->attention_norm->size + l->ffn_norm->size
-               + l->q_a_norm->size + l->kv_a_norm->size + stored(&l->wq_a)
-               + stored(&l->wq_b) + stored(&l->wkv_a) + stored(&l->wkv_b)
-               + stored(&l->wo) + stored(&l->gate) + stored_mlp(&l->shared)
-               + stored_mlp(&l->dense);
+               + l->q_a_norm->size + l->kv_a_norm->size
+               + weight_bytes(&l->wq_a) + weight_bytes(&l->wq_b)
+               + weight_bytes(&l->wkv_a) + weight_bytes(&l->wkv_b)
+               + weight_bytes(&l->wo) + weight_bytes(&l->gate)
+               + mlp_bytes(&l->shared) + mlp_bytes(&l->dense);
         for (int k = 0; l->is_moe && k < p->n_experts; k++)
-            sum += stored_mlp(&l->expert[k]);
+            sum += mlp_bytes(&l->expert[k]);
     }
     return sum;
 }

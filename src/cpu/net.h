@@ -63,6 +63,15 @@ net_kv_row(const struct net *n, int layer, uint32_t block, uint32_t row)
                    * (size_t)n->kv_width;
 }
 
+/* A weight as a matrix where its file is mapped, and a norm's weight as floats
+ * that the caller frees. Return 0, ERR_NOMEM or ERR_IO. */
+int net_matrix(struct model *m, const struct weight *w, struct matrix *out,
+               struct err *e);
+int net_vector(struct model *m, const struct tensor *t, float **out,
+               struct err *e);
+/* Bytes of a weight as stored. */
+uint64_t weight_bytes(const struct weight *w);
+
 /* Rows [first, first + n) of w as a matrix of their own. */
 struct matrix matrix_rows(const struct matrix *w, int64_t first, int64_t n);
 

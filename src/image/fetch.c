@@ -1,6 +1,6 @@
 /*
- * DESIGN. A client that may name URLs can make a server ask for anything it can
- * reach: metadata services, printers, the admin socket of a neighbour. So
+ * DESIGN. A client that may name URLs can make a server ask for anything it
+ * can reach: metadata services, printers, the admin socket of a neighbour. So
  *
  * 1. the scheme is http or https and the host is on the operator's list;
  * 2. the name is resolved once, here, and if one of its addresses is not
@@ -28,7 +28,7 @@
 
 #define REDIRECTS_MAX 3
 
-/* --- which hosts ------------------------------------------------------------------ */
+/* --- which hosts --------------------------------------------------------- */
 
 static bool
 matches(const char *entry, size_t n, const char *host)
@@ -58,7 +58,7 @@ fetch_host_allowed(const char *hosts, const char *host)
     return false;
 }
 
-/* --- which addresses --------------------------------------------------------------- */
+/* --- which addresses ----------------------------------------------------- */
 
 static bool
 public_v4(uint32_t a)

@@ -46,7 +46,7 @@ raster_alloc(struct raster *r, unsigned long width, unsigned long height,
     return r->rgba ? 0 : err_set(e, ERR_NOMEM, "out of memory");
 }
 
-/* --- types --------------------------------------------------------------------- */
+/* --- types --------------------------------------------------------------- */
 
 struct image_type {
     const char *name;
@@ -81,7 +81,7 @@ decode_raster(struct str bytes, size_t max_pixels, struct raster *r,
                    "JPEG, WebP, GIF)");
 }
 
-/* --- hash ------------------------------------------------------------------------ */
+/* --- hash ---------------------------------------------------------------- */
 
 /* Seeds are drawn once a process, so that nobody can prepare two images with
  * one key. */

@@ -1,5 +1,5 @@
 /*
- * GIF: the first frame on its canvas. Small enough to do ourselves, and bounded
+ * GIF: the first frame on its canvas. Small enough to do ourselves, bounded
  * by construction: the frame must lie on the canvas, LZW codes write into the
  * frame and stop at its end.
  *
@@ -85,7 +85,7 @@ read_extension(struct gif *g)
     skip_blocks(g);
 }
 
-/* --- LZW ------------------------------------------------------------------------ */
+/* --- LZW ----------------------------------------------------------------- */
 
 struct lzw {
     struct gif *g;
@@ -116,7 +116,7 @@ next_code(struct lzw *z, int width)
     return code;
 }
 
-/* Writes the string of a code, backwards from the table; returns new length. */
+/* Writes the string of a code, backwards from the table; returns its end. */
 static size_t
 put_code(struct lzw *z, int code, int clear, uint8_t *out, size_t n,
          size_t max)
@@ -170,7 +170,7 @@ unpack(struct lzw *z, int min_size, uint8_t *out, size_t max)
     return n;
 }
 
-/* --- pictures ---------------------------------------------------------------------- */
+/* --- pictures ------------------------------------------------------------ */
 
 static void
 put_pixel(const struct gif *g, const struct frame *f, int index,

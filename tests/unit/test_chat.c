@@ -67,7 +67,7 @@ close_run(struct run *r)
     tok_free(r->tok);
 }
 
-/* --- encoders ------------------------------------------------------------------ */
+/* --- encoders ------------------------------------------------------------ */
 
 static void
 unknown_versions_have_no_encoder(void **state)
@@ -187,7 +187,7 @@ many_results_in_reverse_take_no_time(void **state)
     buf_free(&b);
 }
 
-/* --- images ---------------------------------------------------------------------- */
+/* --- images -------------------------------------------------------------- */
 
 static int
 fetch(void *arg, struct str url, struct arena *a, struct str *bytes,

@@ -17,7 +17,7 @@
 
 #include "image/fetch.h"
 
-/* --- a server on the loopback ------------------------------------------------- */
+/* --- a server on the loopback -------------------------------------------- */
 
 struct server {
     int fd, port;
@@ -202,7 +202,7 @@ bad_urls_are_refused(void **state)
 
 #endif
 
-/* --- lists -------------------------------------------------------------------- */
+/* --- lists --------------------------------------------------------------- */
 
 static void
 hosts_match_whole_names(void **state)
