@@ -231,10 +231,12 @@ def test_nginx_reload_cuts_no_stream(make_server):
 
 def test_drain_finishes_what_runs(make_server):
     server = make_server(**null_conf("rate=20"))
-    chat = RawChat(server, max_tokens=30)
+    chat = RawChat(server, max_tokens=60)
     chat.read_events(3)
     whole = RawChat(server, max_tokens=30, stream=False)
-    time.sleep(0.2)
+    serving.wait_for(
+        "both run",
+        lambda: server.metrics()["sirocco_requests_running"] == 2, 5)
     server.daemon.process.send_signal(signal.SIGTERM)
     serving.wait_for("the socket goes",
                      lambda: not server.daemon.socket.exists(), 5)
