@@ -27,6 +27,11 @@ const struct conf_key conf_tab[] = {
            "what runs the model: cpu, cuda, or null for tests"),
     FLAG("dummy", dummy, "off", false,
          "random weights from the parameters alone, to measure speed"),
+    STRING("draft", draft, NULL, NULL, false,
+           "directory of an EAGLE draft head for this model (default: no "
+           "speculation)"),
+    VALUE("drafts", CONF_COUNT, n_drafts, "3", 1, 7, false,
+          "tokens the draft head guesses a step"),
     /* memory and scheduling */
     VALUE("threads", CONF_INT, threads, "0", 0, 1024, false,
           "threads of the cpu back end; 0 = one a core"),

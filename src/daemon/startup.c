@@ -112,7 +112,10 @@ open_backend(struct service *s, struct err *e)
                        "directory");
     if (ops->needs_model) {
         struct model_options mo = {.dummy = s->conf->dummy, .seed = 1};
+        struct model_options head = {.draft = true};
         int rc = model_open(s->conf->model, &mo, &s->model, e);
+        if (rc == 0 && s->conf->draft)
+            rc = model_open(s->conf->draft, &head, &s->draft, e);
         if (rc != 0)
             return rc;
     }
@@ -303,7 +306,7 @@ start_engine(struct service *s, struct err *e)
         .prefix_cache = c->prefix_cache,
         .overlap = c->overlap,
         .n_vocab = (uint32_t)tok_info(s->tok)->n_vocab,
-        .max_out = 1,
+        .max_out = 1 + s->limits.n_drafts,
     };
 
     int rc = engine_create(&o, s->backend, &s->engine, e);
@@ -390,6 +393,8 @@ startup_stop(struct service *s)
         chat_free(s->chat);
     if (s->backend)
         s->backend->ops->close(s->backend);
+    if (s->draft)
+        model_close(s->draft);
     if (s->model)
         model_close(s->model);
     if (s->tok)

@@ -26,6 +26,7 @@ struct service {
     const struct conf *conf;      /* borrowed; replaced by a reload */
     struct tok *tok;
     struct model *model;          /* NULL for a back end without */
+    struct model *draft;          /* NULL without a draft head */
     struct backend *backend;
     struct backend_limits limits;
     struct backend_plan plan;
