@@ -2,6 +2,7 @@
 
 #include "api/choice.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -67,7 +68,11 @@ add_call(struct choice *c, struct str name)
     c->call = call;
     call += c->n_call++;
     *call = (struct choice_call){{0}, {0}, {0}};
-    choice_random(call->id, CALL_ID_LEN);
+    if (c->o.numbered_ids)
+        snprintf(call->id, sizeof call->id, "call%05d",
+                 (c->n_call - 1) % 100000);
+    else
+        choice_random(call->id, CALL_ID_LEN);
     return buf_append(&call->name, name.p, name.n);
 }
 

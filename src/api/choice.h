@@ -31,6 +31,8 @@ struct choice_options {
     bool one_call;       /* parallel_tool_calls: false */
     bool hide_reasoning; /* include_reasoning: false */
     bool collect;        /* keep all text, for a whole reply */
+    bool numbered_ids;   /* ids of calls are call00000, call00001, ... instead
+                            of random: the same output gives the same reply */
 };
 
 /* A piece not yet sent; its text stands in choice.text. */

@@ -63,6 +63,7 @@ replay_put(const struct replay *r, struct buf *out, struct err *e)
 {
     struct choice_options o = {
         .tok = r->tok, .filters = r->filters, .collect = true,
+        .numbered_ids = true,
         .filter = {.reasoning = true, .tools = true},
     };
     enum reasoning_field field = reasoning_field_parse(r->reasoning_field);

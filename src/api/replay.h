@@ -23,7 +23,8 @@ struct replay {
 };
 
 /* Appends {"message":{..},"deltas":[..],"finish_reason":".."} of a chat
- * completion with tool_choice auto. Without `</s>` the reason is "length".
+ * completion with tool_choice auto; ids of calls are numbered, so that equal
+ * outputs give equal replies. Without `</s>` the reason is "length".
  * ERR_RANGE for a cut out of place or an id outside the vocabulary. */
 int replay_put(const struct replay *r, struct buf *out, struct err *e);
 

@@ -146,6 +146,7 @@ def test_filter_gives_the_same_for_every_cut():
                                 "arguments": '{"tz": "CET"}'}
     assert whole["finish_reason"] == "tool_calls"
     for other in cut:
+        assert other["message"] == message
         joined = "".join(
             c["function"].get("arguments", "") for d in other["deltas"]
             for c in d.get("tool_calls", []))
