@@ -69,8 +69,8 @@ add_call(struct choice *c, struct str name)
     call += c->n_call++;
     *call = (struct choice_call){{0}, {0}, {0}};
     if (c->o.numbered_ids)
-        snprintf(call->id, sizeof call->id, "call%05d",
-                 (c->n_call - 1) % 100000);
+        snprintf(call->id, sizeof call->id, "call%05u",
+                 (unsigned)(c->n_call - 1) % 100000u);
     else
         choice_random(call->id, CALL_ID_LEN);
     return buf_append(&call->name, name.p, name.n);
