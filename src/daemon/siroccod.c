@@ -298,6 +298,8 @@ run(const struct options *o, struct generation **newest)
     if (rc == 0)
         log_plan(&s, s.plan.fits ? LOG_INFO : LOG_ERROR);
     if (rc == 0)
+        rc = startup_check_socket(&s, &e);
+    if (rc == 0)
         rc = startup_load(&s, &e);
     if (rc == 0)
         rc = startup_listen(&s, &e);

@@ -355,11 +355,11 @@ socket_name(const struct conf *c)
     return c->socket;
 }
 
-int
-startup_listen(struct service *s, struct err *e)
+static struct fcgi_options
+listen_options(const struct service *s)
 {
     const struct conf *c = s->conf;
-    struct fcgi_options o = {
+    return (struct fcgi_options){
         .socket = socket_name(c),
         .mode = (unsigned)c->socket_mode,
         .group = c->socket_group,
@@ -372,6 +372,19 @@ startup_listen(struct service *s, struct err *e)
         .handler = api_handle,
         .arg = s->api,
     };
+}
+
+int
+startup_check_socket(const struct service *s, struct err *e)
+{
+    struct fcgi_options o = listen_options(s);
+    return fcgi_check(&o, e);
+}
+
+int
+startup_listen(struct service *s, struct err *e)
+{
+    struct fcgi_options o = listen_options(s);
     return fcgi_start(&o, &s->server, e);
 }
 

@@ -43,6 +43,10 @@ struct service {
  * s->plan.fits. On error, startup_stop(s) is still due. */
 int startup_plan(struct service *s, const struct conf *c, struct err *e);
 
+/* Whether the configured socket can be listened on: asked before the load,
+ * which may take minutes. */
+int startup_check_socket(const struct service *s, struct err *e);
+
 /* Loads the weights, starts the engine and has it generate one token. */
 int startup_load(struct service *s, struct err *e);
 

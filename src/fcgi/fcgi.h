@@ -39,6 +39,11 @@ struct fcgi_options {
     void *arg;
 };
 
+/* Whether fcgi_start could listen on o->socket now: nobody else does, its
+ * directory can be written, its group exists. For a check before a long load.
+ * Changes nothing. */
+int fcgi_check(const struct fcgi_options *o, struct err *e);
+
 /* Listens and starts the threads. A live server on the same path is an error;
  * a stale socket is replaced. Signals must already be blocked in the caller. */
 int fcgi_start(const struct fcgi_options *o, struct fcgi_server **out,

@@ -50,16 +50,46 @@ refuse_live(const char *path, const struct sockaddr_un *at, struct err *e)
     return 0;
 }
 
+/* The directory part of path in out. */
+static void
+directory_of(const char *path, char *out, size_t size)
+{
+    const char *slash = strrchr(path, '/');
+    if (slash == NULL)
+        snprintf(out, size, ".");
+    else
+        snprintf(out, size, "%.*s", (int)(slash - path) + (slash == path),
+                 path);
+}
+
+int
+fcgi_check(const struct fcgi_options *o, struct err *e)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    char dir[sizeof at.sun_path];
+    if (strncmp(o->socket, "fd:", 3) == 0)
+        return 0;
+    if (strlen(o->socket) >= sizeof at.sun_path)
+        return err_set(e, ERR_LIMIT, "socket path is too long: %s",
+                       o->socket);
+    memcpy(at.sun_path, o->socket, strlen(o->socket));
+    directory_of(o->socket, dir, sizeof dir);
+    if (access(dir, W_OK | X_OK) != 0)
+        return err_set(e, ERR_IO, "cannot make socket %s: %s", o->socket,
+                       strerror(errno));
+    if (o->group != NULL && getgrnam(o->group) == NULL)
+        return err_set(e, ERR_NOENT, "no group \"%s\" for %s", o->group,
+                       o->socket);
+    return refuse_live(o->socket, &at, e);
+}
+
 static int
 set_access(const struct fcgi_options *o, const char *path, struct err *e)
 {
     if (o->group != NULL) {
         errno = 0;
         const struct group *g = getgrnam(o->group);
-        if (g == NULL)
-            return err_set(e, ERR_NOENT, "no group \"%s\" for %s", o->group,
-                           o->socket);
-        if (chown(path, (uid_t)-1, g->gr_gid) != 0)
+        if (g == NULL || chown(path, (uid_t)-1, g->gr_gid) != 0)
             return err_set(e, ERR_IO, "cannot give %s to group %s: %s",
                            o->socket, o->group, strerror(errno));
     }
@@ -107,12 +137,7 @@ bind_and_rename(struct fcgi_server *s, int fd, struct err *e)
 static int
 listen_own(struct fcgi_server *s, struct err *e)
 {
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    if (strlen(s->o.socket) >= sizeof at.sun_path)
-        return err_set(e, ERR_LIMIT, "socket path is too long: %s",
-                       s->o.socket);
-    memcpy(at.sun_path, s->o.socket, strlen(s->o.socket));
-    int rc = refuse_live(s->o.socket, &at, e);
+    int rc = fcgi_check(&s->o, e);
     if (rc != 0)
         return rc;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

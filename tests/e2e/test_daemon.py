@@ -89,6 +89,20 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_table(tmp_path):
     assert "the plan needs" in done.stderr
 
 
+def test_a_taken_socket_is_noticed_before_the_load(tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(1)
+    conf = tmp_path / "c"
+    conf.write_text(f"model = {serving.DEMO}\nbackend = cpu\nkv_cache = 50T\n"
+                    f"socket = {tmp_path}/s\n")
+    done = siroccod("-c", conf)
+    listener.close()
+    assert done.returncode == 3
+    # The plan does not fit either, and that is only said by the load.
+    assert "another server listens" in done.stderr
+
+
 # Becomes siroccod with a descriptor of its own as descriptor 3, as systemd
 # would start it.
 HAND_OVER = """
