@@ -109,7 +109,7 @@ int chat_parse(const struct chat *c, struct json_object *body,
 
 /* Images of the request, decoded; called between parse and encode. fetch gets
  * the bytes of a URL that is not data: (NULL: such URLs are refused). Images
- * are owned by the arena's cleanup. */
+ * are owned by the arena's cleanup. spec->max_tokens bounds them all. */
 typedef int (*chat_fetch_fn)(void *arg, struct str url, struct arena *a,
                              struct str *bytes, struct err *e);
 int chat_load_images(const struct chat *c, struct chat_request *req,

@@ -14,6 +14,7 @@ struct loader {
     struct arena *a;
     struct chat_error *ce;
     size_t message, part;
+    size_t n_tokens;         /* of the images so far */
 };
 
 static int
@@ -107,6 +108,10 @@ decode(struct loader *l, struct str bytes, struct chat_part *p)
     p->image = im;
     p->cols = im->cols;
     p->rows = im->rows;
+    l->n_tokens += (size_t)(im->cols + 1) * (size_t)im->rows;
+    if (l->spec->max_tokens > 0 && l->n_tokens > l->spec->max_tokens)
+        return bad(l, ERR_LIMIT, "the images are larger than the model's "
+                   "context");
     return 0;
 }
 
@@ -160,7 +165,7 @@ chat_load_images(const struct chat *c, struct chat_request *req,
                  const struct image_spec *spec, chat_fetch_fn fetch,
                  void *arg, struct arena *a, struct chat_error *ce)
 {
-    struct loader l = {spec, fetch, arg, a, ce, 0, 0};
+    struct loader l = {spec, fetch, arg, a, ce, 0, 0, 0};
 
     (void)c;
     for (l.message = 0; l.message < req->n_message; l.message++) {

@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "cpu/cpu_step.h"
-#include "cpu/vision.h"
+#include "cpu/tower.h"
 
 /*
  * The contract of backend.h. A runner thread executes steps in the order of
@@ -49,7 +49,7 @@ struct cpu {
     struct pool *pool;
     struct net net;
     struct drafter drafter; /* limits.draft != NULL */
-    struct vision *vision;  /* NULL: the model takes no images */
+    struct tower *tower;    /* NULL: the model takes no images */
     struct stepper step;
     void *kv, *memory;  /* maps of kv_bytes, memory_bytes; the draft head's
                            rows stand behind the target's */
@@ -130,7 +130,7 @@ cpu_close(struct backend *b)
         pthread_join(c->runner, NULL);
     }
     pool_free(c->pool);
-    vision_free(c->vision);
+    tower_free(c->tower);
     net_free(&c->net);
     net_free(&c->drafter.net);
     for (int i = 0; i < DEPTH; i++)
@@ -263,9 +263,9 @@ cpu_plan(struct backend *b, struct model *m, const struct backend_limits *l,
     add_row(q, "norms and tables", net_table_bytes(p));
     add_row(q, "activations, logits and sampling", c->memory_bytes);
     if (model_params(m)->has_vision) {
-        add_row(q, "vision tower", vision_weight_bytes(m));
+        add_row(q, "vision tower", tower_weight_bytes(m));
         add_row(q, "an image being encoded",
-                vision_work_bytes(model_params(m), c->threads));
+                tower_work_bytes(model_params(m), c->threads));
     }
     uint64_t n = choose_blocks(q, l);
     q->n_blocks = n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
@@ -368,7 +368,7 @@ cpu_load(struct backend *b, backend_progress_fn progress, void *arg,
         return err_set(e, ERR_NOMEM, "cpu: no memory: %s", strerror(errno));
     int r = load_nets(c, progress, arg, e);
     if (r == 0)
-        r = vision_load(c->model, c->kernels, c->pool, &c->vision, e);
+        r = tower_load(c->model, c->kernels, c->pool, &c->tower, e);
     if (r != 0)
         return r;
     step_layout(&c->step, &c->net,
@@ -392,7 +392,7 @@ cpu_submit(struct backend *b, const struct batch *batch, struct err *e)
         return err_set(e, ERR_STATE, "cpu: nothing is loaded");
     int r = step_check(&c->step, batch, e);
     if (r == 0)
-        r = vision_check(batch, c->net.p.dim, e);
+        r = tower_check(batch, c->net.p.dim, e);
     if (r != 0)
         return r;
     pthread_mutex_lock(&c->lock);
@@ -435,15 +435,15 @@ cpu_encode_image(struct backend *b, const float *pixels, int height,
                  int width, uint64_t *handle, struct err *e)
 {
     struct cpu *c = (struct cpu *)b;
-    struct vision_image *im = NULL;
-    if (c->vision == NULL)
+    struct tower_image *im = NULL;
+    if (c->tower == NULL)
         return err_set(e, ERR_UNSUPPORTED, "cpu: the model takes no images");
     pthread_mutex_lock(&c->lock);
     for (int i = 0; i < DEPTH; i++)
         while (c->place[i].state == PLACE_QUEUED)
             pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
-    int r = vision_encode(c->vision, pixels, height, width, &im, e);
+    int r = tower_encode(c->tower, pixels, height, width, &im, e);
     *handle = (uint64_t)(uintptr_t)im;
     return r;
 }

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu/vision.h"
+#include "cpu/tower.h"
 
 /*
  * A step runs its tokens in passes of at most FORWARD_MAX, in batch order, so
@@ -595,7 +595,7 @@ step_run(struct stepper *s, const struct batch *b, struct results *out,
         while (until < n_rows && s->row[until].token < t + n)
             until++;
         forward_embed(s->net, s->id + t, (int)n, s->work.x);
-        vision_embed(b, t, n, s->net->p.dim, s->work.x);
+        tower_embed(b, t, n, s->net->p.dim, s->work.x);
         forward_run(&s->work, s->query + t, (int)n);
         r = sample_rows(&p, s->row + row, until - row, t, e);
         if (r == 0 && s->drafter != NULL)

@@ -18,6 +18,7 @@ struct image_spec {
     int merge;      /* patches merged a side */
     int max_side;   /* longest side after scaling down, pixels */
     size_t max_pixels; /* refuse larger sources: decompression bombs */
+    size_t max_tokens; /* of all images of a request; 0 = no limit */
 };
 
 /* Merged-patch grid of a w x h source. Formula: tokenizer image rules of the
@@ -29,7 +30,7 @@ int image_grid(const struct image_spec *spec, int w, int h, int *cols,
 /* A decoded and preprocessed image. Owned by the caller: image_free. */
 struct image {
     int cols, rows;   /* merged patches: tokens = (cols + 1) * rows */
-    int width, height;/* pixels of the resized image = cols,rows * patch*merge */
+    int width, height;/* pixels: cols, rows times patch * merge */
     float *pixels;    /* [3, height, width] normalised, C-contiguous */
     uint64_t hash[2]; /* of the source bytes: the key of the prefix cache */
 };

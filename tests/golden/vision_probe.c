@@ -13,7 +13,7 @@
 
 #include "base/buf.h"
 #include "cpu/cpu.h"
-#include "cpu/vision.h"
+#include "cpu/tower.h"
 
 #define IMG 10
 #define IDS_MAX 512
@@ -122,7 +122,7 @@ main(int argc, char **argv)
                      &e) != 0)
             return fail(&e);
     buf_puts(&out, "], \"vectors\": [");
-    const struct vision_image *im = (void *)(uintptr_t)p.image;
+    const struct tower_image *im = (void *)(uintptr_t)p.image;
     for (size_t i = 0; i < (size_t)im->n * (size_t)im->dim; i++)
         buf_printf(&out, "%s%.6f", i ? "," : "", (double)im->vector[i]);
     printf("%s]}\n", buf_cstr(&out));

@@ -221,6 +221,21 @@ images_are_placed(void **state)
 }
 
 static void
+images_larger_than_the_context_are_refused(void **state)
+{
+    const struct image_spec spec = {14, 2, 1540, 1 << 20, .max_tokens = 3};
+    struct run r = open_run("v15", BYTE_TOK_IMAGE, CHAT_LENIENT,
+        "{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": "
+        "\"image_url\", \"image_url\": \"" GIF "\"}, {\"type\": "
+        "\"image_url\", \"image_url\": \"" GIF "\"}]}]}");
+    assert_int_equal(r.rc, 0);
+    assert_int_equal(chat_load_images(r.chat, &r.req, &spec, NULL, NULL, r.a,
+                                      &r.ce), ERR_LIMIT);
+    assert_string_equal(r.ce.param, "messages.0.content.1.image_url");
+    close_run(&r);
+}
+
+static void
 an_image_that_was_not_loaded_is_an_error(void **state)
 {
     struct run r = open_run("v15", BYTE_TOK_IMAGE, CHAT_LENIENT,
@@ -289,6 +304,7 @@ main(void)
         cmocka_unit_test(tool_choice_is_read),
         cmocka_unit_test(many_results_in_reverse_take_no_time),
         cmocka_unit_test(images_are_placed),
+        cmocka_unit_test(images_larger_than_the_context_are_refused),
         cmocka_unit_test(an_image_that_was_not_loaded_is_an_error),
         cmocka_unit_test(other_urls_go_through_the_caller),
         cmocka_unit_test(base64_is_strict),

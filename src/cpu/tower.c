@@ -1,6 +1,6 @@
 #include "config.h"
 
-#include "cpu/vision.h"
+#include "cpu/tower.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -30,7 +30,7 @@ struct tower_layer {
     struct matrix wq, wk, wv, wo, w1, w2, w3;
 };
 
-struct vision {
+struct tower {
     struct model_vision_params p;
     double projector_eps;
     int text_dim, head;      /* widths: of the text model, of a head */
@@ -42,8 +42,8 @@ struct vision {
 };
 
 /* An image on its way. */
-struct tower {
-    const struct vision *v;
+struct encoding {
+    const struct tower *tower;
     struct work w;           /* net and scratch, for matmul_run */
     int rows, cols, n;       /* patches, n = rows * cols */
     float *x, *h, *q, *k, *val;       /* [n][dim] */
@@ -103,7 +103,7 @@ load_layer(struct model *m, const struct vision_layer_weights *w,
 }
 
 static int
-load_all(struct vision *v, struct model *m, struct err *e)
+load_all(struct tower *v, struct model *m, struct err *e)
 {
     const struct vision_weights *w = model_vision(m);
     int rc = 0;
@@ -123,15 +123,15 @@ load_all(struct vision *v, struct model *m, struct err *e)
 }
 
 int
-vision_load(struct model *m, const struct kernels *k, struct pool *pool,
-            struct vision **out, struct err *e)
+tower_load(struct model *m, const struct kernels *k, struct pool *pool,
+            struct tower **out, struct err *e)
 {
     const struct model_params *p = model_params(m);
 
     *out = NULL;
     if (model_vision(m) == NULL)
         return 0;
-    struct vision *v = calloc(1, sizeof *v);
+    struct tower *v = calloc(1, sizeof *v);
     if (v == NULL)
         return err_set(e, ERR_NOMEM, "no memory for the vision tower");
     v->p = p->vision;
@@ -143,7 +143,7 @@ vision_load(struct model *m, const struct kernels *k, struct pool *pool,
     v->net.pool = pool;
     int rc = load_all(v, m, e);
     if (rc != 0) {
-        vision_free(v);
+        tower_free(v);
         return rc;
     }
     *out = v;
@@ -151,7 +151,7 @@ vision_load(struct model *m, const struct kernels *k, struct pool *pool,
 }
 
 void
-vision_free(struct vision *v)
+tower_free(struct tower *v)
 {
     if (v == NULL)
         return;
@@ -166,7 +166,7 @@ vision_free(struct vision *v)
 }
 
 uint64_t
-vision_weight_bytes(const struct model *m)
+tower_weight_bytes(const struct model *m)
 {
     const struct vision_weights *w = model_vision(m);
     uint64_t sum = 0;
@@ -198,7 +198,7 @@ carve(char *base, size_t *used, size_t n, size_t size)
 
 /* Lays out a tower for n patches; returns the bytes. */
 static size_t
-lay_out(struct tower *t, const struct model_vision_params *p, size_t wide,
+lay_out(struct encoding *t, const struct model_vision_params *p, size_t wide,
         size_t n, size_t sides, int threads, char *memory)
 {
     size_t used = 0, f = sizeof(float), dim = (size_t)p->dim;
@@ -223,10 +223,10 @@ lay_out(struct tower *t, const struct model_vision_params *p, size_t wide,
 }
 
 uint64_t
-vision_work_bytes(const struct model_params *p, int threads)
+tower_work_bytes(const struct model_params *p, int threads)
 {
     const struct model_vision_params *v = &p->vision;
-    struct tower t;
+    struct encoding t;
 
     if (!p->has_vision)
         return 0;
@@ -242,7 +242,7 @@ vision_work_bytes(const struct model_params *p, int threads)
 
 /* y[n][w->rows] = w . x[n][stride] */
 static void
-multiply(struct tower *t, const struct matrix *w, const float *x,
+multiply(struct encoding *t, const struct matrix *w, const float *x,
          size_t stride, int n, float *y)
 {
     struct job job = {.w = w, .x = t->in, .y = t->out[0], .n = n};
@@ -252,12 +252,12 @@ multiply(struct tower *t, const struct matrix *w, const float *x,
 }
 
 static void
-norm_rows(const struct tower *t, float *y, const float *x,
+norm_rows(const struct encoding *t, float *y, const float *x,
           const float *weight, double eps)
 {
-    size_t dim = (size_t)t->v->p.dim;
+    size_t dim = (size_t)t->tower->p.dim;
     for (size_t i = 0; i < (size_t)t->n; i++)
-        norm_rms(t->v->net.k, y + i * dim, x + i * dim, weight, (int)dim,
+        norm_rms(t->tower->net.k, y + i * dim, x + i * dim, weight, (int)dim,
                  eps);
 }
 
@@ -270,9 +270,9 @@ add(float *x, const float *y, size_t n)
 
 /* The patches as rows of channel, y, x; then the convolution. */
 static void
-embed_patches(struct tower *t, const float *pixels)
+embed_patches(struct encoding *t, const float *pixels)
 {
-    const struct model_vision_params *p = &t->v->p;
+    const struct model_vision_params *p = &t->tower->p;
     size_t side = (size_t)p->patch, width = (size_t)t->cols * side;
     size_t plane = width * (size_t)t->rows * side;
     size_t len = (size_t)p->channels * side * side;
@@ -288,21 +288,21 @@ embed_patches(struct tower *t, const float *pixels)
                     memcpy(to, pixels + c * plane + (row + y) * width + col,
                            side * sizeof *to);
         }
-        multiply(t, &t->v->conv, t->wide, len, n,
+        multiply(t, &t->tower->conv, t->wide, len, n,
                  t->x + (size_t)at * (size_t)p->dim);
     }
-    norm_rows(t, t->x, t->x, t->v->ln_pre, NORM_EPS);
+    norm_rows(t, t->x, t->x, t->tower->ln_pre, NORM_EPS);
 }
 
 /* Angles of place i in a row of the table: pairs [from, to), every second
  * frequency. */
 static void
-put_angles(const struct tower *t, int line, int i, int from, int to,
+put_angles(const struct encoding *t, int line, int i, int from, int to,
            int frequency)
 {
-    int half = t->v->head / 2;
+    int half = t->tower->head / 2;
     for (int k = from; k < to; k++, frequency += 2) {
-        double g = pow(t->v->p.rope_theta, -2.0 * frequency / t->v->head);
+        double g = pow(t->tower->p.rope_theta, -2.0 * frequency / t->tower->head);
         float a = (float)i * (float)g;
         t->cos[(size_t)line * (size_t)half + (size_t)k] = (float)cos(a);
         t->sin[(size_t)line * (size_t)half + (size_t)k] = (float)sin(a);
@@ -311,16 +311,16 @@ put_angles(const struct tower *t, int line, int i, int from, int to,
 
 /* Pairs of a head that turn with the row; heads are a multiple of 4 wide. */
 static int
-row_pairs(const struct vision *v)
+row_pairs(const struct tower *v)
 {
     return v->head / 4;
 }
 
 /* Lines 0 .. rows - 1 hold the angles of rows, the rest those of columns. */
 static void
-make_angles(const struct tower *t)
+make_angles(const struct encoding *t)
 {
-    int half = t->v->head / 2, split = row_pairs(t->v);
+    int half = t->tower->head / 2, split = row_pairs(t->tower);
     for (int i = 0; i < t->rows; i++)
         put_angles(t, i, i, 0, split, 0);
     for (int i = 0; i < t->cols; i++)
@@ -329,9 +329,9 @@ make_angles(const struct tower *t)
 
 /* Turns all heads of patch i of x. */
 static void
-rotate_patch(const struct tower *t, int i, float *x)
+rotate_patch(const struct encoding *t, int i, float *x)
 {
-    const struct vision *v = t->v;
+    const struct tower *v = t->tower;
     int half = v->head / 2, split = row_pairs(v);
     size_t row = (size_t)(i / t->cols) * (size_t)half;
     size_t col = (size_t)(t->rows + i % t->cols) * (size_t)half;
@@ -350,8 +350,8 @@ rotate_patch(const struct tower *t, int i, float *x)
 static void
 attention_task(void *arg, int task, int worker)
 {
-    struct tower *t = arg;
-    const struct vision *v = t->v;
+    struct encoding *t = arg;
+    const struct tower *v = t->tower;
     const struct kernels *k = v->net.k;
     int tiles = (t->n + TILE - 1) / TILE, first = task % tiles * TILE;
     int n = t->n - first < TILE ? t->n - first : TILE;
@@ -382,9 +382,9 @@ attention_task(void *arg, int task, int worker)
 }
 
 static void
-attention_part(struct tower *t, const struct tower_layer *l)
+attention_part(struct encoding *t, const struct tower_layer *l)
 {
-    size_t dim = (size_t)t->v->p.dim;
+    size_t dim = (size_t)t->tower->p.dim;
     float *to[3] = {t->q, t->k, t->val};
     const struct matrix *from[3] = {&l->wq, &l->wk, &l->wv};
     struct job job[3];
@@ -401,16 +401,16 @@ attention_part(struct tower *t, const struct tower_layer *l)
         rotate_patch(t, i, t->q + (size_t)i * dim);
         rotate_patch(t, i, t->k + (size_t)i * dim);
     }
-    pool_run(t->v->net.pool, t->v->p.n_heads * ((t->n + TILE - 1) / TILE),
+    pool_run(t->tower->net.pool, t->tower->p.n_heads * ((t->n + TILE - 1) / TILE),
              attention_task, t);
     multiply(t, &l->wo, t->h, dim, t->n, t->q);
     add(t->x, t->q, (size_t)t->n * dim);
 }
 
 static void
-mlp_part(struct tower *t, const struct tower_layer *l)
+mlp_part(struct encoding *t, const struct tower_layer *l)
 {
-    size_t dim = (size_t)t->v->p.dim, hidden = (size_t)t->v->p.hidden;
+    size_t dim = (size_t)t->tower->p.dim, hidden = (size_t)t->tower->p.hidden;
 
     norm_rows(t, t->h, t->x, l->ffn_norm, NORM_EPS);
     for (int at = 0; at < t->n; at += CHUNK) {
@@ -428,11 +428,11 @@ mlp_part(struct tower *t, const struct tower_layer *l)
 
 /* Row of the merging layer's input: channel slowest, then y, then x. */
 static void
-gather_cell(const struct tower *t, int cell, float *to)
+gather_cell(const struct encoding *t, int cell, float *to)
 {
-    int merge = t->v->p.merge, across = t->cols / merge;
+    int merge = t->tower->p.merge, across = t->cols / merge;
     int row = cell / across * merge, col = cell % across * merge;
-    size_t dim = (size_t)t->v->p.dim;
+    size_t dim = (size_t)t->tower->p.dim;
 
     for (int y = 0; y < merge; y++)
         for (int x = 0; x < merge; x++) {
@@ -445,9 +445,9 @@ gather_cell(const struct tower *t, int cell, float *to)
 }
 
 static void
-project(struct tower *t, struct vision_image *out)
+project(struct encoding *t, struct tower_image *out)
 {
-    const struct vision *v = t->v;
+    const struct tower *v = t->tower;
     size_t len = (size_t)(v->p.dim * v->p.merge * v->p.merge);
     size_t text = (size_t)v->text_dim;
 
@@ -470,12 +470,12 @@ project(struct tower *t, struct vision_image *out)
 /* --- the whole ----------------------------------------------------------- */
 
 int
-vision_encode(const struct vision *v, const float *pixels, int height,
-              int width, struct vision_image **out, struct err *e)
+tower_encode(const struct tower *v, const float *pixels, int height,
+              int width, struct tower_image **out, struct err *e)
 {
     int cell = v->p.patch * v->p.merge;
     struct model_params p = {.text.dim = v->text_dim, .vision = v->p};
-    struct tower t = {.v = v};
+    struct encoding t = {.tower = v};
 
     if (height < cell || width < cell || height % cell || width % cell
         || height > v->p.image_size + cell || width > v->p.image_size + cell)
@@ -490,7 +490,7 @@ vision_encode(const struct vision *v, const float *pixels, int height,
     size_t size = lay_out(&t, &v->p, widest(&p), (size_t)t.n,
                           (size_t)(t.rows + t.cols), threads, NULL);
     char *memory = aligned_alloc(64, size);
-    struct vision_image *im = malloc(sizeof *im + (size_t)n
+    struct tower_image *im = malloc(sizeof *im + (size_t)n
                                      * (size_t)v->text_dim * sizeof(float));
     if (memory == NULL || im == NULL) {
         free(memory);
@@ -499,7 +499,7 @@ vision_encode(const struct vision *v, const float *pixels, int height,
     }
     lay_out(&t, &v->p, widest(&p), (size_t)t.n, (size_t)(t.rows + t.cols),
             threads, memory);
-    *im = (struct vision_image){n, v->text_dim};
+    *im = (struct tower_image){n, v->text_dim};
     make_angles(&t);
     embed_patches(&t, pixels);
     for (int i = 0; i < v->p.n_layers; i++) {
@@ -514,18 +514,18 @@ vision_encode(const struct vision *v, const float *pixels, int height,
 
 /* --- in a batch ---------------------------------------------------------- */
 
-static const struct vision_image *
+static const struct tower_image *
 image_of(const struct batch_image *im)
 {
-    return (const struct vision_image *)(uintptr_t)im->handle;
+    return (const struct tower_image *)(uintptr_t)im->handle;
 }
 
 int
-vision_check(const struct batch *b, int dim, struct err *e)
+tower_check(const struct batch *b, int dim, struct err *e)
 {
     for (uint32_t i = 0; i < b->n_image; i++) {
         const struct batch_image *im = &b->image[i];
-        const struct vision_image *v = image_of(im);
+        const struct tower_image *v = image_of(im);
         uint32_t found = 0;
         if (v == NULL || v->dim != dim || im->row > v->n
             || im->n > v->n - im->row)
@@ -541,7 +541,7 @@ vision_check(const struct batch *b, int dim, struct err *e)
 }
 
 void
-vision_embed(const struct batch *b, uint32_t first, uint32_t n, int dim,
+tower_embed(const struct batch *b, uint32_t first, uint32_t n, int dim,
              float *x)
 {
     for (uint32_t i = 0; i < b->n_image; i++) {

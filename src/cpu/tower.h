@@ -3,8 +3,8 @@
  * of the text model's width a merged patch out, all in fp32. One thread calls,
  * while nothing else runs on the pool.
  */
-#ifndef CPU_VISION_H
-#define CPU_VISION_H
+#ifndef CPU_TOWER_H
+#define CPU_TOWER_H
 
 #include "backend/backend.h"
 #include "cpu/kernel.h"
@@ -12,22 +12,22 @@
 #include "cpu/pool.h"
 #include "model/model.h"
 
-struct vision;
+struct tower;
 
 /* Resolves the weights of m's vision tower. *out is NULL when the model has
  * none. m, kernels and pool must outlive it. Returns 0, ERR_NOMEM, ERR_IO. */
-int vision_load(struct model *m, const struct kernels *k, struct pool *pool,
-                struct vision **out, struct err *e);
-void vision_free(struct vision *v);
+int tower_load(struct model *m, const struct kernels *k, struct pool *pool,
+                struct tower **out, struct err *e);
+void tower_free(struct tower *v);
 
 /* Bytes of the tower's weights as stored, and most bytes that the encoding of
  * one image takes with that many threads, its result included. 0 without a
  * tower. */
-uint64_t vision_weight_bytes(const struct model *m);
-uint64_t vision_work_bytes(const struct model_params *p, int threads);
+uint64_t tower_weight_bytes(const struct model *m);
+uint64_t tower_work_bytes(const struct model_params *p, int threads);
 
 /* Vectors of an image: a handle of backend.h points to one. */
-struct vision_image {
+struct tower_image {
     uint32_t n;     /* merged patches, row by row */
     int dim;        /* of the text model */
     float vector[]; /* [n][dim] */
@@ -35,15 +35,15 @@ struct vision_image {
 
 /* pixels [3, height, width], sides multiples of patch * merge. *out is freed
  * with free(). Returns 0, ERR_RANGE or ERR_NOMEM. */
-int vision_encode(const struct vision *v, const float *pixels, int height,
-                  int width, struct vision_image **out, struct err *e);
+int tower_encode(const struct tower *v, const float *pixels, int height,
+                  int width, struct tower_image **out, struct err *e);
 
 /* ERR_RANGE when an image of the batch asks for what its handle or the batch
  * does not have. */
-int vision_check(const struct batch *b, int dim, struct err *e);
+int tower_check(const struct batch *b, int dim, struct err *e);
 /* Puts the batch's image vectors into the rows of its tokens [first, first +
  * n): x [n][dim]. */
-void vision_embed(const struct batch *b, uint32_t first, uint32_t n, int dim,
+void tower_embed(const struct batch *b, uint32_t first, uint32_t n, int dim,
                   float *x);
 
 #endif
