@@ -1,3 +1,6 @@
+/*
+ * Growable arrays. Capacity doubles, so that n appends cost O(n).
+ */
 #include "config.h"
 
 #include "base/buf.h"

@@ -1,3 +1,6 @@
+/*
+ * Start-up allocations and arenas.
+ */
 #include "config.h"
 
 #include "base/mem.h"

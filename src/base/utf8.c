@@ -1,3 +1,7 @@
+/*
+ * UTF-8. Everything rests on sequence(), which finds the longest prefix of a
+ * well-formed sequence; runs of ASCII are skipped eight bytes at a time.
+ */
 #include "config.h"
 
 #include "base/utf8.h"

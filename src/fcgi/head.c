@@ -1,3 +1,11 @@
+/*
+ * Reading and checking requests.
+ *
+ * DESIGN. head_check looks at all bytes received so far and starts anew when
+ * more have come: heads are short and nearly always arrive in one piece, so
+ * there is no state to carry. The body is not kept twice: what was read ahead
+ * with the head is copied, the rest is received in its place.
+ */
 #include "config.h"
 
 #include "fcgi/head.h"

@@ -1,3 +1,9 @@
+/*
+ * The listening socket: one of our own, with owner and mode set before it can
+ * be found under its name, or one that was handed down. libfcgi's
+ * FCGX_OpenSocket is not used: it unlinks whatever has the name, leaves the
+ * mode to the umask and ends the process when it fails.
+ */
 #include "config.h"
 
 #include "fcgi/server.h"

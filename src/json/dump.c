@@ -1,3 +1,7 @@
+/*
+ * Writers: strings, numbers, trees in two styles (struct style), and the two
+ * accessors that readers of trees use most.
+ */
 #include "config.h"
 
 #include "json/json.h"

@@ -3,6 +3,7 @@ at a set rate; everything else is the real path."""
 
 import asyncio
 import json
+import random
 import statistics
 import time
 
@@ -168,3 +169,57 @@ def test_a_thousand_streams(make_server, n, rate, tokens):
     m = server.metrics()
     assert m['sirocco_requests_total{reason="length"}'] == n + 1  # the probe
     assert m["sirocco_generation_tokens_total"] == n * tokens + 1  # the probe
+
+
+def test_clients_that_leave_at_any_moment(make_server):
+    """Hundreds of requests of all kinds, each dropped at a random time or
+    read to its end; afterwards nothing is left of them."""
+    server = null_server(
+        make_server, "rate=100", max_running=16, max_queue=64,
+        replace=[("rate=20r/s", "rate=100000r/s"),
+                 ("burst=40", "burst=100000"),
+                 ("limit_conn sirocco_conn 128",
+                  "limit_conn sirocco_conn 60000")])
+    dice = random.Random(7)
+
+    def request():
+        body = json.dumps({
+            "model": "default", "stream": dice.random() < 0.7,
+            "max_tokens": dice.choice([1, 5, 40]), "n": dice.choice([1, 1, 3]),
+            "messages": [{"role": "user", "content": "x" * dice.choice(
+                [5, 500, 20000])}]}).encode()
+        if dice.random() < 0.1:
+            body = body[:len(body) // 2]
+        return (f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                f"Authorization: Bearer {serving.KEY}\r\nConnection: close\r\n"
+                f"Content-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n").encode() + body
+
+    async def client(data, start, patience):
+        await asyncio.sleep(start)
+        reader, writer = await asyncio.open_connection("127.0.0.1",
+                                                       server.nginx.port)
+        writer.write(data)
+        try:
+            answer = await asyncio.wait_for(reader.read(), patience)
+            return int(answer.split(b" ", 2)[1])
+        except asyncio.TimeoutError:
+            return 0
+        finally:
+            writer.transport.abort()
+
+    async def everybody():
+        return await asyncio.gather(*(
+            client(request(), dice.random() * 4,
+                   dice.choice([0.002, 0.05, 0.3, 30])) for _ in range(600)))
+
+    statuses = asyncio.run(everybody())
+    assert set(statuses) <= {0, 200, 400, 429, 503}, set(statuses)
+    assert statuses.count(0) > 100 and statuses.count(200) > 100
+    serving.wait_for("nothing runs", lambda: idle(server), 10)
+    serving.wait_for(
+        "no connection is left",
+        lambda: server.metrics()["sirocco_open_streams"] == 0, 10)
+    chat = RawChat(server, max_tokens=3)
+    assert b"[DONE]" in chat.read_all()
+    assert server.stop() == 0
