@@ -118,17 +118,17 @@ class Stream:
 class Maker:
     """Makes the stream of any step."""
 
-    def __init__(self, tokenizer, seed, size, patches, warm):
+    def __init__(self, tokenizer, seed, size, patches, warm, fitting=0.04):
         self.encoder = chatfmt.Encoder(tokenizer)
         self.seed, self.size, self.patches = seed, size, patches
-        self.warm = warm
+        self.warm, self.fitting = warm, fitting
         self.docs = size // 64
         self.pool = tasks_long.FillerPool(
             random.Random(seed), lambda t: len(self.encoder.text(t)))
 
     def _draw(self, src, long, room):
         if not long:
-            return generate.short_chat(src)
+            return generate.short_chat(src, self.fitting)
         limit = min(MAX_LONG - 1200, room)
         tokens = int(math.exp(src.rng.uniform(math.log(300),
                                               math.log(max(limit, 400)))))

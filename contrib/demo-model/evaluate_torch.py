@@ -97,6 +97,7 @@ def main():
     begin = time.time()
     low = 0
     results = {d: evaluate(d, opt) for d in opt.models}
+    sums = {d: [0, 0] for d in opt.models}
     print("%-12s" % "task" + "".join("%16s" % d[-15:] for d in opt.models))
     for task in results[opt.models[0]]:
         line = "%-12s" % task
@@ -104,8 +105,17 @@ def main():
             right, n = results[d][task]
             share = 100.0 * right / n
             low += share < cases.BARS[task][2]
+            if task in cases.TOGETHER:
+                sums[d][0] += right
+                sums[d][1] += n
             line += "%9.1f %% %4d" % (share, n)
         print(line)
+    line = "%-12s" % "instructions"
+    for right, n in sums.values():
+        share = 100.0 * right / max(n, 1)
+        low += n > 0 and share < cases.TOGETHER_BAR
+        line += "%9.1f %% %4d" % (share, n)
+    print(line)
     print("%.0f seconds, %d below the bar" % (time.time() - begin, low))
     sys.exit(1 if low else 0)
 

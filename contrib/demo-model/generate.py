@@ -138,6 +138,18 @@ def tool_chat(src):
     return chat
 
 
+def fitting_chat(src):
+    """One wish and few tools, of which one fits half of the time: practice
+    in telling a tool that is there from one that is not."""
+    chat = new_chat(src)
+    kind = src.rng.choice(["none", "none", "none", "one", "one", "two"])
+    needed, forbidden, step = tasks_tools.exchange(src, kind)
+    chat["tools"] = tasks_tools.tool_list(src, needed, forbidden,
+                                          src.rng.randint(1, 4))
+    add_exchange(chat, step, True)
+    return chat
+
+
 def image_content(src, scenes, question):
     """User content: images and text in one of the usual orders."""
     images = [("image", i) for i in range(len(scenes))]
@@ -185,8 +197,12 @@ def long_chat(src, pool, tokens, asked):
 GROUPS = ["plain", "tools", "images", "long"]
 
 
-def short_chat(src):
-    """One chat of the mix used for training."""
+def short_chat(src, fitting=0.04):
+    """One chat of the mix used for training.
+
+    fitting: share of chats that only ask whether a tool fits."""
+    if src.rng.random() < fitting:
+        return fitting_chat(src)
     kind = src.rng.random()
     if kind < 0.58:
         return plain_chat(src)

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from lexicon import ENGLISH
 
 
+UNKNOWN = "I do not know that."
+
+
 @dataclass
 class Turn:
     """One question with its answer, and what the answer is checked for."""
@@ -163,7 +166,7 @@ def facts(src, asked=1):
         if r.random() < 0.12:
             other = _fact(src)
             if all(other[1] != k[1] for k in known):
-                question, answer = other[1], "I do not know that."
+                question, answer = other[1], UNKNOWN
         turns.append(Turn("facts", question, answer,
                           "I look for it in the chat."))
     turns[0].facts = [k[0] for k in known]
@@ -285,7 +288,7 @@ def talk(src):
                     "I know this capital.")
     if kind < 0.55:
         return Turn("talk", src.rng.choice(_UNKNOWN) % src.word(),
-                    "I do not know that.", "I do not know this.")
+                    UNKNOWN, "I do not know this.")
     answer = src.rng.choice(sorted(TALK))
     return Turn("talk", src.rng.choice(TALK[answer]), answer,
                 "A short answer will do.")

@@ -282,6 +282,9 @@ def _list(pairs):
     return ", ".join(said[:-1]) + " and " + said[-1]
 
 
+BY_NAME = ("Call", "Use", "Call the tool", "Use the tool", "Please call")
+
+
 def made_up_request(src):
     """A call of a tool with random name and parameters, spelled out."""
     r = src.rng
@@ -306,8 +309,7 @@ def made_up_request(src):
         args[box] = {k: v for k, _, v in inner}
         pairs.append((box, "with " + _list([(k, _said(v))
                                             for k, _, v in inner])))
-    user = r.choice(["Call %s", "Use %s", "Call the tool %s",
-                     "Use the tool %s", "Please call %s"]) % name
+    user = r.choice(BY_NAME) + " " + name
     user += (" with " + _list(pairs) if pairs else "") + "."
     description = r.choice(["", "Tool %s" % name, src.word().capitalize()
                             + " the " + src.word(), "Does %s" % src.word()])
@@ -357,7 +359,7 @@ def exchange(src, kind=None):
     kind: "one" (one call), "two" (two calls in one message), "none" (no tool
     fits); drawn when not given.
     """
-    kind = kind or src.rng.choices(["one", "two", "none"], [6, 3, 1.5])[0]
+    kind = kind or src.rng.choices(["one", "two", "none"], [6, 3, 3])[0]
     if kind == "none":
         wish = _single(src)
         return [], [wish.tool], Exchange("tools", wish.user,

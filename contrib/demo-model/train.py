@@ -142,6 +142,9 @@ def options():
                         help="share of the run at the full learning rate")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.003)
+    parser.add_argument("--fitting", type=float, default=0.04,
+                        help="share of chats that practise whether a tool "
+                        "fits")
     parser.add_argument("--quant-from", type=float, default=0.75,
                         help="share of the run after which the experts are "
                         "trained through 4-bit rounding")
@@ -227,11 +230,13 @@ class Trainer:
 
     def run(self):
         opt = self.opt
-        args = (opt.tokenizer, opt.seed, opt.stream, opt.patches, opt.warm)
+        args = (opt.tokenizer, opt.seed, opt.stream, opt.patches, opt.warm,
+                opt.fitting)
         loader = Loader(opt.workers, 0, *args)
         source = Prefetch(loader, self.device)
-        self.compile(args)
-        self.note(compiled=True)
+        if self.device == "cuda":
+            self.compile(args)
+            self.note(compiled=True)
         self.begin = saved = time.time()
         path = os.path.join(opt.out, "model.pt")
         step = 0
