@@ -302,7 +302,8 @@ put_angles(const struct encoding *t, int line, int i, int from, int to,
 {
     int half = t->tower->head / 2;
     for (int k = from; k < to; k++, frequency += 2) {
-        double g = pow(t->tower->p.rope_theta, -2.0 * frequency / t->tower->head);
+        double g = pow(t->tower->p.rope_theta,
+                       -2.0 * frequency / t->tower->head);
         float a = (float)i * (float)g;
         t->cos[(size_t)line * (size_t)half + (size_t)k] = (float)cos(a);
         t->sin[(size_t)line * (size_t)half + (size_t)k] = (float)sin(a);
@@ -401,8 +402,9 @@ attention_part(struct encoding *t, const struct tower_layer *l)
         rotate_patch(t, i, t->q + (size_t)i * dim);
         rotate_patch(t, i, t->k + (size_t)i * dim);
     }
-    pool_run(t->tower->net.pool, t->tower->p.n_heads * ((t->n + TILE - 1) / TILE),
-             attention_task, t);
+    int tiles = (t->n + TILE - 1) / TILE;
+    pool_run(t->tower->net.pool, t->tower->p.n_heads * tiles, attention_task,
+             t);
     multiply(t, &l->wo, t->h, dim, t->n, t->q);
     add(t->x, t->q, (size_t)t->n * dim);
 }
