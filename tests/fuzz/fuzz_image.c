@@ -73,5 +73,6 @@ main(void)
     buf_free(&b);
     buf_free(&path);
     printf("%lu refused, %lu decoded\n", count[0], count[1]);
-    return count[0] > 300 && count[1] > 300 ? 0 : 1;
+    /* Builds without some of the libraries still read GIF. */
+    return count[0] > 300 && count[1] > 10 ? 0 : 1;
 }

@@ -349,10 +349,10 @@ MENDED = [
      f"<s>{MSN}[INST]ab[/INST]c{R}"),
     ("other image names", "v15",
      body(u([{"type": "input_image",
-              "image_url": pictures.data_url(pictures.png(28, 28))},
+              "image_url": pictures.data_url(pictures.gif(28, 28))},
              {"type": "image", "source": {
                  "type": "base64", "media_type": "image/png",
-                 "data": pictures.data_url(pictures.png(56, 28))
+                 "data": pictures.data_url(pictures.gif(56, 28))
                  .split(",")[1]}}, text("x")])),
      f"<s>{MSN}[INST][IMG][IMG_END][IMG][IMG][IMG_END]x[/INST]"),
     ("thought as parts", "v15",

@@ -206,7 +206,7 @@ class Generator:
 
     def image_part(self):
         size = self.one((28, 28), (56, 28), (30, 70), (1, 1), (100, 9))
-        url = pictures.data_url(pictures.png(*size))
+        url = pictures.data_url(pictures.gif(*size))
         return {"type": "image_url", "image_url": self.one(
             url, {"url": url}, {"url": url, "detail": self.one("low", None)})}
 

@@ -101,6 +101,8 @@ stop(void **state)
     return 0;
 }
 
+#ifdef HAVE_CURL
+
 /* The hook: 127.0.0.1 passes for a public address, its neighbours do not. */
 static bool
 only_first(const struct sockaddr *sa)
@@ -124,8 +126,6 @@ get(void **state, const char *hosts, bool hook, const char *host,
     snprintf(url, sizeof(url), "http://%s:%d%s", host, s->port, path);
     return fetch_get(&o, str_from(url), out, e);
 }
-
-#ifdef HAVE_CURL
 
 static void
 allowed_hosts_are_fetched(void **state)
@@ -200,6 +200,19 @@ bad_urls_are_refused(void **state)
                                &(struct buf){0}, NULL), ERR_FORMAT);
 }
 
+#else
+
+static void
+a_build_without_curl_says_so(void **state)
+{
+    struct fetch_options o = {.hosts = "*", .max_bytes = 9, .timeout_ms = 9};
+    struct buf b = {0};
+    struct err e = {0};
+    assert_int_equal(fetch_get(&o, STR("http://a.example/"), &b, &e),
+                     ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "build"));
+}
+
 #endif
 
 /* --- lists --------------------------------------------------------------- */
@@ -270,6 +283,8 @@ main(void)
         cmocka_unit_test(allowed_hosts_are_fetched),
         cmocka_unit_test(what_the_guard_stops),
         cmocka_unit_test(bad_urls_are_refused),
+#else
+        cmocka_unit_test(a_build_without_curl_says_so),
 #endif
         cmocka_unit_test(hosts_match_whole_names),
         cmocka_unit_test(addresses_of_the_own_network_are_closed),
