@@ -174,20 +174,24 @@ read_number(const char *path, const char *name)
     return found;
 }
 
-/* Bytes this process may still take: what the kernel calls available (page
- * cache that can be dropped counts as free), within its control group. */
+#define CGROUP "/sys/fs/cgroup/memory."
+
+/* Bytes this process may still take: what the kernel calls available, within
+ * its control group. Page cache that can be dropped counts as free in both. */
 static uint64_t
 available_memory(void)
 {
     uint64_t kb = read_number("/proc/meminfo", "MemAvailable:");
-    uint64_t most = read_number("/sys/fs/cgroup/memory.max", NULL);
-    uint64_t used = read_number("/sys/fs/cgroup/memory.current", NULL);
+    uint64_t most = read_number(CGROUP "max", NULL);
+    uint64_t used = read_number(CGROUP "current", NULL);
+    uint64_t cache = read_number(CGROUP "stat", "inactive_file ");
     uint64_t bytes = kb == UINT64_MAX ? 0 : kb * 1024;
-    if (most != UINT64_MAX && used != UINT64_MAX) {
-        uint64_t left = most > used ? most - used : 0;
-        bytes = left < bytes ? left : bytes;
-    }
-    return bytes;
+    if (most == UINT64_MAX || used == UINT64_MAX)
+        return bytes;
+    if (cache != UINT64_MAX)
+        used = used > cache ? used - cache : 0;
+    uint64_t left = most > used ? most - used : 0;
+    return left < bytes ? left : bytes;
 }
 
 static void
