@@ -83,6 +83,7 @@ step_layout(struct stepper *s, struct net *net, struct drafter *drafter,
     s->query = carve(memory, &used, n, sizeof *s->query);
     s->seq_of = carve(memory, &used, n, sizeof *s->seq_of);
     s->row = carve(memory, &used, n, sizeof *s->row);
+    s->place = carve(memory, &used, l->max_step, sizeof *s->place);
     s->share = carve(memory, &used, l->max_seqs, sizeof *s->share);
     s->guess = carve(memory, &used, guesses, sizeof *s->guess);
     s->hidden = carve(memory, &used, guesses * (size_t)p->dim,
@@ -262,6 +263,7 @@ prepare_seq(struct stepper *s, const struct batch *b, uint32_t seq,
         }
         if (draw || target >= 0)
             s->row[(*n_rows)++] = (struct row){seq, s->n_tok, draw, target};
+        s->place[q->first + k] = s->n_tok;
         add_token(s, seq, q, k, id);
     }
     uint32_t n = usable_drafts(s, q, s->id[s->n_tok - 1]);
@@ -595,7 +597,7 @@ step_run(struct stepper *s, const struct batch *b, struct results *out,
         while (until < n_rows && s->row[until].token < t + n)
             until++;
         forward_embed(s->net, s->id + t, (int)n, s->work.x);
-        tower_embed(b, t, n, s->net->p.dim, s->work.x);
+        tower_embed(b, s->place, t, n, s->net->p.dim, s->work.x);
         forward_run(&s->work, s->query + t, (int)n);
         r = sample_rows(&p, s->row + row, until - row, t, e);
         if (r == 0 && s->drafter != NULL)

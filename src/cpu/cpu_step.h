@@ -43,6 +43,7 @@ struct stepper {
     uint32_t *seq_of;                /* index in the batch */
     struct row *row;                 /* positions with logits */
     uint32_t n_tok;
+    uint32_t *place;                 /* [max_step] of the batch's tokens */
     struct share *share;             /* [max_seqs] of each sequence */
     struct guess *guess;             /* [max_seqs] sequences to draft for */
     uint32_t n_guess;

@@ -543,19 +543,19 @@ tower_check(const struct batch *b, int dim, struct err *e)
 }
 
 void
-tower_embed(const struct batch *b, uint32_t first, uint32_t n, int dim,
-             float *x)
+tower_embed(const struct batch *b, const uint32_t *place, uint32_t first,
+            uint32_t n, int dim, float *x)
 {
     for (uint32_t i = 0; i < b->n_image; i++) {
         const struct batch_image *im = &b->image[i];
         const float *from = image_of(im)->vector
                             + (size_t)im->row * (size_t)dim;
         uint32_t left = im->n;
-        for (uint32_t t = im->token; left > 0 && t < first + n; t++) {
+        for (uint32_t t = im->token; left > 0 && t < b->n_tok; t++) {
             if (b->token[t] != b->token[im->token])
                 continue;
-            if (t >= first)
-                memcpy(x + (size_t)(t - first) * (size_t)dim, from,
+            if (place[t] >= first && place[t] - first < n)
+                memcpy(x + (size_t)(place[t] - first) * (size_t)dim, from,
                        (size_t)dim * sizeof *x);
             from += dim;
             left--;

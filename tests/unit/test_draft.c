@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "cpu/tower.h"
 #include "made_checkpoint.h"
 
 #define VOCAB 64
@@ -268,6 +269,35 @@ heads_are_checked(void **state)
     model_close(head);
 }
 
+/* Drafts stand between the tokens of a batch; the vectors of an image find
+ * theirs. */
+static void
+images_beside_drafts(void **state)
+{
+    (void)state;
+    enum { N = 3 };
+    struct tower_image *im = malloc(sizeof *im + N * sizeof(float));
+    const int32_t token[] = {5, 9, 10, 10, 12, 10};
+    const uint32_t place[] = {0, 3, 4, 5, 6, 7}; /* two drafts behind 5 */
+    assert_non_null(im);
+    im->n = N;
+    im->dim = 1;
+    for (int i = 0; i < N; i++)
+        im->vector[i] = (float)(100 + i);
+    struct batch_image image = {.token = 2, .n = N,
+                                .handle = (uint64_t)(uintptr_t)im};
+    struct batch b = {.n_tok = 6, .token = token, .image = &image,
+                      .n_image = 1};
+    const float want[8] = {0, 0, 0, 0, 100, 101, 0, 102};
+    for (uint32_t cut = 0; cut <= 8; cut++) { /* two passes, cut anywhere */
+        float x[8] = {0};
+        tower_embed(&b, place, 0, cut, 1, x);
+        tower_embed(&b, place, cut, 8 - cut, 1, x + cut);
+        assert_memory_equal(x, want, sizeof want);
+    }
+    free(im);
+}
+
 int
 main(void)
 {
@@ -275,6 +305,7 @@ main(void)
         cmocka_unit_test(a_right_head_is_always_right),
         cmocka_unit_test(a_wrong_head_changes_nothing),
         cmocka_unit_test(heads_are_checked),
+        cmocka_unit_test(images_beside_drafts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
