@@ -75,7 +75,8 @@ struct batch_seq {
                                first n_prompt are the prompt; the token of an
                                uncollected step is not among them */
     uint32_t n_history, n_prompt;
-    const uint32_t *mask;   /* NULL or bit set of allowed ids, vocab bits */
+    const uint32_t *mask;   /* NULL or bit set of allowed ids, a bit for each
+                               id that the model knows */
     int n_top;              /* logprobs of the drawn token: -1 none, else the
                                number of alternatives */
     const int32_t *target;  /* NULL, or [n_tok]: id whose log-probability is

@@ -306,6 +306,8 @@ start_engine(struct service *s, struct err *e)
         .prefix_cache = c->prefix_cache,
         .overlap = c->overlap,
         .n_vocab = (uint32_t)tok_info(s->tok)->n_vocab,
+        .n_logits = s->model ? (uint32_t)model_params(s->model)->text.vocab
+                             : 0,
         .max_out = 1 + s->limits.n_drafts,
     };
 

@@ -198,6 +198,8 @@ options_check(struct engine_options *o, const struct backend *b,
         return err_set(e, ERR_RANGE, "max_queue is too large");
     if (o->max_out == 0)
         o->max_out = 1;
+    if (o->n_logits < o->n_vocab)
+        o->n_logits = o->n_vocab;
     if (o->max_out > BACKEND_OUT_MAX)
         return err_set(e, ERR_RANGE, "back end %s: %u tokens a step, the most "
                        "is %d", b->ops->name, o->max_out, BACKEND_OUT_MAX);

@@ -30,7 +30,9 @@ struct engine_options {
     uint32_t n_blocks;      /* of the back end's plan */
     bool prefix_cache;
     bool overlap;           /* keep backend depth steps in flight */
-    uint32_t n_vocab;
+    uint32_t n_vocab;       /* ids that requests may use */
+    uint32_t n_logits;      /* ids that the model knows, when it is padded;
+                               those beyond n_vocab are in no mask */
     uint32_t max_out;       /* most tokens a sequence gains in a step: drafts
                                + 1; 0 = 1 */
 };

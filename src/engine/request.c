@@ -180,7 +180,7 @@ copy_state(struct request *r, const struct engine_options *o)
         return ERR_NOMEM;
     r->image = arena_calloc(r->arena, r->in.n_image + 1, sizeof *r->image);
     if (r->in.matcher != NULL)
-        r->mask = arena_calloc(r->arena, (o->n_vocab + 31) / 32,
+        r->mask = arena_calloc(r->arena, (o->n_logits + 31) / 32,
                                sizeof *r->mask);
     if (r->image == NULL || (r->in.matcher != NULL && r->mask == NULL))
         return ERR_NOMEM;
