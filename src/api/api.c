@@ -66,6 +66,8 @@ api_create(const struct api_parts *p, struct api **out, struct err *e)
     if (a == NULL)
         return err_set(e, ERR_NOMEM, "out of memory");
     a->parts = *p;
+    pthread_mutex_init(&a->lock, NULL);
+    list_init(&a->replies);
     a->created = clock_unix();
     a->end_id = tok_special(p->tok, "</s>");
     atomic_init(&a->conf, p->conf);
@@ -88,6 +90,7 @@ api_free(struct api *a)
         free(s);
         s = older;
     }
+    pthread_mutex_destroy(&a->lock);
     free(a);
 }
 
@@ -101,19 +104,31 @@ api_reconfigure(struct api *a, const struct conf *c)
     atomic_store(&a->conf, c);
 }
 
-void
-api_handle(void *arg, struct fcgi_request *r)
+static struct api_call
+call_of(struct api *a, struct fcgi_request *r)
 {
-    struct api *a = arg;
-    struct str uri = fcgi_param(r, "DOCUMENT_URI");
-    struct api_call c = {
+    return (struct api_call){
         .api = a,
         .conf = atomic_load(&a->conf),
         .fcgi = r,
         .arena = fcgi_arena(r),
         .method = fcgi_param(r, "REQUEST_METHOD"),
-        .path = uri,
+        .path = fcgi_param(r, "DOCUMENT_URI"),
     };
+}
+
+void
+api_handle(void *arg, struct fcgi_request *r)
+{
+    struct api_call c = call_of(arg, r);
 
     route_call(&c);
+}
+
+void
+api_handle_admin(void *arg, struct fcgi_request *r)
+{
+    struct api_call c = call_of(arg, r);
+
+    route_admin(&c);
 }

@@ -35,6 +35,9 @@ void api_free(struct api *a);
 /* Handler for fcgi_options; arg is the struct api. */
 void api_handle(void *arg, struct fcgi_request *r);
 
+/* The same for the admin socket: aborting, resetting the cache. */
+void api_handle_admin(void *arg, struct fcgi_request *r);
+
 /* New values after a reload; c outlives the api or the next call. */
 void api_reconfigure(struct api *a, const struct conf *c);
 

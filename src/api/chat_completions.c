@@ -1,8 +1,10 @@
 /* POST /v1/chat/completions, and what other endpoints over chats share. */
 #include "config.h"
 
+#include "api/constraint.h"
 #include "api/formats.h"
 #include "api/generate.h"
+#include "api/job_images.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -48,62 +50,49 @@ refuse_fields(struct api_call *c)
         {"function_call", 400, "function_call is deprecated; use tool_choice"},
         {"mm_processor_kwargs", 400, "mm_processor_kwargs is not allowed"},
         {"media_io_kwargs", 400, "media_io_kwargs is not allowed"},
-        {"structured_outputs", 501, "structured output is not supported"},
-        {"guided_json", 501, "structured output is not supported"},
-        {"guided_regex", 501, "structured output is not supported"},
-        {"guided_choice", 501, "structured output is not supported"},
-        {"guided_grammar", 501, "structured output is not supported"},
-        {"regex", 501, "structured output is not supported"},
-        {"ebnf", 501, "structured output is not supported"},
     };
-    struct json_object *format = json_get(c->body, "response_format");
 
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (json_get(c->body, refused[i].key))
             return call_fail(c, refused[i].status, refused[i].key, "%s",
                              refused[i].why);
-    if (format && !json_object_is_type(format, json_type_object))
-        return field_type_error(c, "response_format", "an object");
-    if (format && !str_eq(json_str(json_get(format, "type")), STR("text")))
-        return call_fail(c, 501, "response_format", "structured output is not "
-                         "supported");
-    return 0;
-}
-
-static int
-check_images(struct api_call *c, const struct chat_job *j)
-{
-    for (size_t i = 0; i < j->req.n_message; i++)
-        for (size_t k = 0; k < j->req.message[i].n_part; k++)
-            if (j->req.message[i].part[k].type == CHAT_IMAGE)
-                return call_fail(c, 400, "messages", "this server does not "
-                                 "take images");
     return 0;
 }
 
 int
-chat_job_read(struct api_call *c, struct chat_job *j)
+chat_job_encode(struct api_call *c, struct chat_job *j, int64_t budget)
 {
     const struct chat *chat = c->api->parts.chat;
     struct chat_error ce = {0};
 
-    if (fields_read(c, AT_CHAT, &j->f) != 0 || refuse_fields(c) != 0
-        || effort_read(c, &j->f, &j->effort) != 0)
+    if (refuse_fields(c) != 0 || effort_read(c, budget, &j->effort) != 0)
         return -1;
     int rc = chat_parse(chat, c->body, c->arena, &j->req, &ce);
     if (rc != 0)
         return call_fail_chat(c, rc, &ce);
-    if (check_images(c, j) != 0)
+    if (job_images_load(c, j) != 0)
         return -1;
     j->req.effort = j->effort.value;
     if (ids_keep(c->arena, &j->prompt.ids) != 0)
         return call_fail(c, 503, NULL, "out of memory");
     rc = chat_encode(chat, &j->req, c->arena, &j->prompt, &ce);
-    if (rc != 0)
-        return call_fail_chat(c, rc, &ce);
+    return rc ? call_fail_chat(c, rc, &ce) : 0;
+}
+
+int
+chat_job_read(struct api_call *c, struct chat_job *j)
+{
+    if (fields_read(c, AT_CHAT, &j->f) != 0
+        || chat_job_encode(c, j, j->f.thinking_token_budget) != 0)
+        return -1;
+    if (j->prompt.n_image > 0 && j->f.truncate_prompt_tokens != FIELD_NONE)
+        return call_fail(c, 400, "truncate_prompt_tokens", "a prompt with "
+                         "images cannot be truncated");
     fields_truncate(c, &j->f, &j->prompt.ids);
     j->limit = fields_limit(c, &j->f, j->prompt.ids.n);
-    return j->limit < 0 ? -1 : 0;
+    if (j->limit < 0)
+        return -1;
+    return constraint_chat(c, j, &j->grammar);
 }
 
 /* --- running -------------------------------------------------------------------- */
@@ -197,7 +186,8 @@ chat_job_submit(struct api_call *c, struct chat_job *j, struct reply *r)
 {
     struct engine_request req = {.think = think_of(c, j)};
 
-    reply_submit(c, r, &req, &j->limit);
+    if (job_images_fill(c, j, &req) == 0)
+        reply_submit(c, r, &req, &j->limit);
 }
 
 void

@@ -1,20 +1,13 @@
 /* POST /v1/completions: text or token ids to text, without a chat around. */
 #include "config.h"
 
+#include "api/constraint.h"
 #include "api/formats.h"
 #include "api/generate.h"
 
 #include "json/json.h"
 
 #define PROMPTS_MAX 1024
-
-struct text_job {
-    struct fields f;
-    struct ids *prompt;          /* [n_prompt], freed with the arena */
-    struct str *text;            /* [n_prompt], {NULL,0} for ids */
-    int n_prompt;
-    int64_t *limit;
-};
 
 /* --- prompts -------------------------------------------------------------------- */
 
@@ -178,6 +171,15 @@ run(struct api_call *c, struct text_job *j)
         reply_submit(c, r, &req, j->limit);
 }
 
+int
+text_job_read(struct api_call *c, struct text_job *j)
+{
+    if (fields_read(c, AT_TEXT, &j->f) != 0 || refuse_fields(c) != 0
+        || read_prompts(c, j) != 0 || check_prompts(c, j) != 0)
+        return -1;
+    return constraint_text(c, &j->grammar);
+}
+
 void
 completions_post(struct api_call *c)
 {
@@ -188,7 +190,20 @@ completions_post(struct api_call *c)
         return;
     }
     if (call_body(c) == 0 && call_check_model(c) == 0
-        && fields_read(c, AT_TEXT, &j->f) == 0 && refuse_fields(c) == 0
-        && read_prompts(c, j) == 0 && check_prompts(c, j) == 0)
+        && text_job_read(c, j) == 0)
+        run(c, j);
+}
+
+/* One token for whoever asks whether the server generates. */
+void
+health_generate(struct api_call *c)
+{
+    static const char text[] =
+        "{\"prompt\":\"\",\"max_tokens\":1,\"priority\":-1000}";
+    struct text_job *j = arena_calloc(c->arena, 1, sizeof *j);
+
+    if (j == NULL || call_body_text(c, STR(text)) != 0)
+        call_fail(c, 503, NULL, "out of memory");
+    else if (text_job_read(c, j) == 0)
         run(c, j);
 }

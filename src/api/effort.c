@@ -59,7 +59,7 @@ read_level(struct api_call *c, struct str *level)
 }
 
 int
-effort_read(struct api_call *c, const struct fields *f, struct effort *out)
+effort_read(struct api_call *c, int64_t budget, struct effort *out)
 {
     const size_t n = sizeof levels / sizeof *levels;
     bool knows = chat_has_reasoning(c->api->parts.chat);
@@ -89,7 +89,7 @@ effort_read(struct api_call *c, const struct fields *f, struct effort *out)
             out->report = levels[i].value;
         }
     }
-    if (f->thinking_token_budget != FIELD_NONE)
-        out->budget = f->thinking_token_budget;
+    if (budget != FIELD_NONE)
+        out->budget = budget;
     return 0;
 }

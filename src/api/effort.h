@@ -13,9 +13,9 @@ struct effort {
     const char *report; /* x-reasoning-effort; NULL: none to report */
 };
 
-/* Reads reasoning_effort, reasoning, chat_template_kwargs and the budget; the
- * top-level field wins. 0, or -1 after answering. */
-int effort_read(struct api_call *c, const struct fields *f,
-                struct effort *out);
+/* Reads reasoning_effort, reasoning and chat_template_kwargs of c->body; the
+ * top-level field wins. budget: thinking_token_budget or FIELD_NONE, wins over
+ * a level's own. 0, or -1 after answering. */
+int effort_read(struct api_call *c, int64_t budget, struct effort *out);
 
 #endif

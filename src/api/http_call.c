@@ -139,6 +139,21 @@ call_body(struct api_call *c)
 }
 
 int
+call_body_text(struct api_call *c, struct str text)
+{
+    struct json_object *body = NULL;
+
+    if (json_parse(text.p, text.n, 8, 0, &body, NULL) != 0)
+        return ERR_NOMEM;
+    if (arena_cleanup(c->arena, put_body, body) != 0) {
+        json_object_put(body);
+        return ERR_NOMEM;
+    }
+    c->body = body;
+    return 0;
+}
+
+int
 call_check_model(struct api_call *c)
 {
     struct json_object *o = json_get(c->body, "model");

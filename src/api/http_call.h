@@ -6,12 +6,14 @@
 #ifndef API_HTTP_CALL_H
 #define API_HTTP_CALL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
 #include <json-c/json.h>
 
 #include "api/api.h"
+#include "base/list.h"
 #include "base/mem.h"
 #include "base/str.h"
 
@@ -29,6 +31,8 @@ struct api {
     _Atomic(struct served *) served;   /* the ones in force */
     int64_t created;        /* start of the server, seconds since 1970 */
     int end_id;             /* </s>, -1 if there is none */
+    pthread_mutex_t lock;   /* guards replies */
+    struct list replies;    /* being generated, for /abort_request */
 };
 
 struct api_call {
@@ -47,6 +51,9 @@ struct api_call {
 /* Parses the body into c->body: it must be a JSON object and called JSON by
  * its Content-Type. Answers the call and returns non-zero when it is not. */
 int call_body(struct api_call *c);
+
+/* Takes text, which is a JSON object, for the body. 0 or ERR_NOMEM. */
+int call_body_text(struct api_call *c, struct str text);
 
 /* Status 400 for a value of the wrong JSON type; its error type differs. */
 #define STATUS_SCHEMA 1400
@@ -89,9 +96,17 @@ void messages_post(struct api_call *c);
 void count_tokens_post(struct api_call *c);
 void tokenize_post(struct api_call *c);
 void detokenize_post(struct api_call *c);
+void render_chat_post(struct api_call *c);
+void render_text_post(struct api_call *c);
+void health_generate(struct api_call *c);
+void admin_abort(struct api_call *c);
+void admin_cache_reset(struct api_call *c);
+void admin_cache_flush(struct api_call *c);
 
 /* Finds the route of c->method and c->path and calls its handler; answers 404
  * and 405 itself. */
 void route_call(struct api_call *c);
+/* Same for the admin socket. */
+void route_admin(struct api_call *c);
 
 #endif

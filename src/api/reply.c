@@ -82,6 +82,7 @@ set_id(struct api_call *c, struct reply *r, const char *prefix)
         given = str_from(random);
     }
     snprintf(r->id, sizeof r->id, "%s%.*s", prefix, (int)given.n, given.p);
+    r->request_id = str_from(r->id + strlen(prefix));
     snprintf(r->headers, sizeof r->headers, "X-Request-Id: %.*s\r\n",
              (int)given.n, given.p);
 }
@@ -100,6 +101,7 @@ reply_make(struct api_call *c, const struct reply_ops *ops,
                            sizeof *r->slot);
     if (r->slot == NULL || arena_cleanup(c->arena, free_slots, r) != 0)
         return NULL;
+    list_init(&r->node);
     r->api = c->api;
     r->conf = c->conf;
     r->arena = c->arena;
@@ -394,8 +396,31 @@ take_event(struct reply *r, struct engine_event *ev)
 static void
 close_if_idle(struct reply *r)
 {
-    if (r->n_live == 0 && (r->ended || r->failed || r->gone))
-        fcgi_stream_close(r->stream);
+    if (r->n_live > 0 || !(r->ended || r->failed || r->gone))
+        return;
+    pthread_mutex_lock(&r->api->lock);
+    list_remove(&r->node);
+    pthread_mutex_unlock(&r->api->lock);
+    fcgi_stream_close(r->stream);
+}
+
+int
+reply_abort(struct api *a, struct str request_id)
+{
+    int n = 0;
+
+    pthread_mutex_lock(&a->lock);
+    list_for_each(it, &a->replies) {
+        struct reply *r = list_entry(it, struct reply, node);
+        if (request_id.p && !str_eq(request_id, r->request_id))
+            continue;
+        /* Late for a choice that has ended, which does no harm. */
+        for (int i = 0; i < r->n_slot; i++)
+            engine_cancel(a->parts.engine, r->slot[i].id);
+        n++;
+    }
+    pthread_mutex_unlock(&a->lock);
+    return n;
 }
 
 static void
@@ -484,6 +509,7 @@ submit_slot(const struct api_call *c, struct slot *s,
     q.prompt = s->prompt->id;
     q.n_prompt = (uint32_t)s->prompt->n;
     q.max_tokens = (uint32_t)limit;
+    q.matcher = s->matcher;
     if (r->f.text_logprobs != FIELD_NONE)
         top = r->f.text_logprobs;
     else if (!r->f.logprobs)
@@ -516,6 +542,9 @@ reply_submit(struct api_call *c, struct reply *r,
         s->live = true;
         r->n_live++;
     }
+    pthread_mutex_lock(&c->api->lock);
+    list_append(&c->api->replies, &r->node);
+    pthread_mutex_unlock(&c->api->lock);
     if (r->f.stream && c->conf->ping_ms > 0)
         fcgi_stream_post(r->stream, &please_tick);
 }

@@ -19,6 +19,7 @@
 #include "api/http_call.h"
 #include "api/logprob_json.h"
 #include "engine/engine.h"
+#include "grammar/grammar.h"
 
 struct reply;
 
@@ -29,6 +30,7 @@ struct slot {
     int index;
     engine_id id;
     const struct ids *prompt;     /* of this choice; lives with the reply */
+    struct grammar_matcher *matcher; /* NULL = free output */
     bool live;                    /* the engine still has it */
     bool done;                    /* nothing more goes to the client */
     atomic_bool lost;             /* memory was out for an event */
@@ -60,6 +62,8 @@ struct reply_ops {
 };
 
 struct reply {
+    struct list node;             /* in api.replies, from the submit on */
+    struct str request_id;        /* behind the prefix of id */
     struct api *api;
     const struct conf *conf;
     struct arena *arena;
@@ -99,6 +103,10 @@ int reply_open_slot(struct reply *r, int k, struct choice_options *o);
  * From here on the call is answered. limit: output tokens of prompt i. */
 void reply_submit(struct api_call *c, struct reply *r,
                   const struct engine_request *req, const int64_t *limit);
+
+/* Cancels what is being generated for a request id, or everything with a NULL
+ * id. Returns the replies it found. Any thread. */
+int reply_abort(struct api *a, struct str request_id);
 
 /* For formats: sums over the choices. */
 uint64_t reply_tokens(const struct reply *r);

@@ -15,6 +15,8 @@ static const struct route routes[] = {
     {"POST", "/v1/chat/completions", chat_completions_post},
     {"POST", "/invocations", chat_completions_post},
     {"POST", "/v1/completions", completions_post},
+    {"POST", "/v1/chat/completions/render", render_chat_post},
+    {"POST", "/v1/completions/render", render_text_post},
     {"POST", "/v1/responses", responses_post},
     {"POST", "/v1/messages", messages_post},
     {"POST", "/v1/messages/count_tokens", count_tokens_post},
@@ -26,7 +28,18 @@ static const struct route routes[] = {
     {"POST", "/v1/detokenize", detokenize_post},
     {"GET", "/health", info_health},
     {"*", "/ping", info_health},
+    {"GET", "/health_generate", health_generate},
     {"GET", "/version", info_version},
+    {"GET", "/metrics", info_metrics},
+    {"GET", "/load", info_load},
+};
+
+/* On the admin socket, which nginx does not serve. */
+static const struct route admin_routes[] = {
+    {"POST", "/abort_request", admin_abort},
+    {"POST", "/reset_prefix_cache", admin_cache_reset},
+    {"*", "/flush_cache", admin_cache_flush},
+    {"GET", "/health", info_health},
     {"GET", "/metrics", info_metrics},
     {"GET", "/load", info_load},
 };
@@ -57,16 +70,16 @@ allows(const char *row, struct str method)
     return str_eq(method, str_from(row));
 }
 
-void
-route_call(struct api_call *c)
+static void
+route_in(const struct route *table, size_t n, struct api_call *c)
 {
     bool known = false;
 
-    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
-        if (!matches(routes[i].path, c->path, &c->rest))
+    for (size_t i = 0; i < n; i++) {
+        if (!matches(table[i].path, c->path, &c->rest))
             continue;
-        if (allows(routes[i].method, c->method)) {
-            routes[i].handler(c);
+        if (allows(table[i].method, c->method)) {
+            table[i].handler(c);
             return;
         }
         known = true;
@@ -76,4 +89,16 @@ route_call(struct api_call *c)
                   (int)c->method.n, c->method.p);
     else
         call_fail(c, 404, NULL, "there is nothing at this path");
+}
+
+void
+route_call(struct api_call *c)
+{
+    route_in(routes, sizeof routes / sizeof *routes, c);
+}
+
+void
+route_admin(struct api_call *c)
+{
+    route_in(admin_routes, sizeof admin_routes / sizeof *admin_routes, c);
 }

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "api/generate.h"
 #include "api/http_call.h"
 #include "json/json.h"
 
@@ -36,27 +37,6 @@ encode_text(struct api_call *c, struct ids *ids)
     if (rc == 0)
         rc = tok_encode(c->api->parts.tok, text.p, text.n, ids);
     return rc ? call_fail(c, 503, NULL, "out of memory") : 0;
-}
-
-static int
-encode_chat(struct api_call *c, struct chat_prompt *p)
-{
-    const struct chat *chat = c->api->parts.chat;
-    struct chat_request req = {0};
-    struct chat_error ce = {0};
-
-    int rc = chat_parse(chat, c->body, c->arena, &req, &ce);
-    if (rc == 0) {
-        struct str effort = json_str(json_get(c->body, "reasoning_effort"));
-        if (chat_has_reasoning(chat))
-            req.effort = effort;
-        rc = chat_encode(chat, &req, c->arena, p, &ce);
-    }
-    if (rc == ERR_NOMEM)
-        return call_fail(c, 503, NULL, "out of memory");
-    return rc ? call_fail(c, ce.status ? ce.status : 400, ce.param, "%s",
-                          ce.err.text)
-              : 0;
 }
 
 static int
@@ -103,8 +83,13 @@ answer_ids(struct api_call *c, const struct ids *ids, bool strings)
 void
 tokenize_post(struct api_call *c)
 {
-    struct chat_prompt p = {0};
+    struct chat_job *j = arena_calloc(c->arena, 1, sizeof *j);
+    struct ids ids = {0};
 
+    if (j == NULL) {
+        call_fail(c, 503, NULL, "out of memory");
+        return;
+    }
     if (call_body(c) != 0 || call_check_model(c) != 0)
         return;
     bool chat = json_get(c->body, "messages") != NULL;
@@ -115,9 +100,11 @@ tokenize_post(struct api_call *c)
         call_fail(c, 400, "prompt", "give either prompt or messages");
         return;
     }
-    if ((chat ? encode_chat(c, &p) : encode_text(c, &p.ids)) == 0)
-        answer_ids(c, &p.ids, strings);
-    ids_free(&p.ids);
+    if (!chat && encode_text(c, &ids) == 0)
+        answer_ids(c, &ids, strings);
+    else if (chat && chat_job_encode(c, j, FIELD_NONE) == 0)
+        answer_ids(c, &j->prompt.ids, strings);
+    ids_free(&ids);
 }
 
 /* The ids of "tokens"; answers what is no id. */

@@ -8,8 +8,6 @@
 #include "json/json.h"
 #include "tok/tok.h"
 
-#define IMAGE_PIXELS_MAX (64u << 20)
-
 struct tokenize {
     struct tok *tok;
     struct chat *chat;     /* with --chat */

@@ -357,6 +357,27 @@ socket_name(const struct conf *c)
     return c->socket;
 }
 
+/* The admin endpoints, for whoever may open their socket. */
+static int
+listen_admin(struct service *s, struct err *e)
+{
+    const struct conf *c = s->conf;
+    struct fcgi_options o = {
+        .socket = c->admin_socket,
+        .mode = 0600,
+        .backlog = 16,
+        .acceptors = 1,
+        .reply_threads = 1,
+        .max_body = 64 * 1024,
+        .max_params = 64 * 1024,
+        .out_limit = c->out_limit_bytes,
+        .handler = api_handle_admin,
+        .arg = s->api,
+    };
+
+    return c->admin_socket ? fcgi_start(&o, &s->admin, e) : 0;
+}
+
 static struct fcgi_options
 listen_options(const struct service *s)
 {
@@ -387,13 +408,16 @@ int
 startup_listen(struct service *s, struct err *e)
 {
     struct fcgi_options o = listen_options(s);
-    return fcgi_start(&o, &s->server, e);
+    int rc = fcgi_start(&o, &s->server, e);
+    return rc ? rc : listen_admin(s, e);
 }
 
 void
 startup_stop(struct service *s)
 {
     /* The engine posts to streams, so it goes before their threads. */
+    if (s->admin)
+        fcgi_destroy(s->admin);
     if (s->server)
         fcgi_stop_accepting(s->server);
     if (s->engine)

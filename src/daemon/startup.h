@@ -36,6 +36,7 @@ struct service {
     struct engine *engine;
     struct api *api;
     struct fcgi_server *server;
+    struct fcgi_server *admin;    /* NULL without an admin socket */
 };
 
 /* Opens tokenizer, model and device and plans all memory; allocates none of

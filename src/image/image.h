@@ -12,6 +12,9 @@
 #include "base/err.h"
 #include "base/str.h"
 
+/* Most pixels of a source that a server should decode. */
+#define IMAGE_PIXELS_MAX (64u << 20)
+
 /* How the model wants its images; from the tokenizer's image block. */
 struct image_spec {
     int patch;      /* pixels a side of a patch */

@@ -1,0 +1,175 @@
+"""Endpoints beside generation: models, tokens, rendering, health, admin."""
+
+import json
+import socket
+import struct
+import time
+
+import pytest
+
+import serving
+from raw import RawChat
+from scripted import NO_RATE_LIMIT, TEKKEN, TOOLS, encode, user
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("other")
+    server = serving.Server(directory, replace=[NO_RATE_LIMIT],
+                            backend="null:rate=50", tokenizer=TEKKEN,
+                            served_name="default,a/b",
+                            admin_socket=directory / "admin.sock").start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def record(kind, content):
+    return struct.pack("!BBHHBx", 1, kind, 1, len(content), 0) + content
+
+
+def pair(name, value):
+    name, value = name.encode(), value.encode()
+    return struct.pack("!I", len(name) | 1 << 31) + \
+        struct.pack("!I", len(value) | 1 << 31) + name + value
+
+
+def fastcgi(path, method, uri, body=None):
+    """(status, parsed body) of one FastCGI request on a UNIX socket."""
+    body = b"" if body is None else json.dumps(body).encode()
+    params = pair("REQUEST_METHOD", method) + pair("DOCUMENT_URI", uri) + \
+        pair("CONTENT_TYPE", "application/json") + \
+        pair("CONTENT_LENGTH", str(len(body)))
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(10)
+        s.connect(str(path))
+        data = record(1, struct.pack("!HB5x", 1, 0)) + record(4, params) + \
+            record(4, b"")
+        if body:
+            data += record(5, body)
+        s.sendall(data + record(5, b""))
+        raw, out = b"", b""
+        while part := s.recv(65536):
+            raw += part
+    while raw:
+        _, kind, _, length, padding = struct.unpack("!BBHHB", raw[:7])
+        if kind == 6:
+            out += raw[8:8 + length]
+        raw = raw[8 + length + padding:]
+    head, _, text = out.partition(b"\r\n\r\n")
+    status = int(head.split(b"Status: ")[1][:3]) if b"Status" in head else 200
+    return status, json.loads(text)
+
+
+def test_models(server):
+    status, body = server.json("GET", "/v1/models")
+    assert status == 200
+    assert [m["id"] for m in body["data"]] == ["default", "a/b"]
+    assert body["data"][0]["max_model_len"] > 0
+    assert server.json("GET", "/v1/models/a/b")[1]["id"] == "a/b"
+    status, body = server.json("GET", "/v1/models/none")
+    assert (status, body["error"]["param"]) == (404, "model")
+    assert server.openai().models.list().data[0].id == "default"
+
+
+def test_tokenize_and_back(server):
+    text = "The caf\u00e9 \U0001f600 [INST] x"
+    status, body = server.json("POST", "/tokenize", {
+        "prompt": text, "add_special_tokens": False})
+    assert body["tokens"] == encode([text])[0]
+    assert body["count"] == len(body["tokens"])
+    assert body["token_strs"] is None
+    assert server.json("POST", "/v1/tokenize", {"prompt": text})[1][
+        "tokens"][0] == 1
+    status, back = server.json("POST", "/detokenize",
+                               {"tokens": body["tokens"]})
+    assert back == {"prompt": text}
+    strings = server.json("POST", "/tokenize", {
+        "prompt": "one two", "return_token_strs": True,
+        "add_special_tokens": False})[1]["token_strs"]
+    assert "".join(strings) == "one two"
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/tokenize", {}), ("/tokenize", {"prompt": 3}),
+    ("/tokenize", {"prompt": "x", "messages": user("x")}),
+    ("/tokenize", {"messages": []}),
+    ("/tokenize", {"prompt": "x", "add_special_tokens": "no"}),
+    ("/detokenize", {}), ("/detokenize", {"tokens": "x"}),
+    ("/detokenize", {"tokens": [-1]}), ("/detokenize", {"tokens": [10 ** 9]}),
+    ("/detokenize", {"tokens": [1.5]}),
+])
+def test_bad_token_requests(server, path, body):
+    status, answer = server.json("POST", path, body)
+    assert status == 400 and answer["error"]["message"]
+
+
+def test_render(server):
+    fields = {"messages": user("hi"), "tools": TOOLS,
+              "reasoning_effort": "low"}
+    status, body = server.json("POST", "/v1/chat/completions/render", fields)
+    assert status == 200
+    assert body["prompt"].startswith("<s>[AVAILABLE_TOOLS]")
+    assert '{"reasoning_effort": "high"}' in body["prompt"]
+    chat = server.json("POST", "/v1/chat/completions",
+                       {**fields, "max_tokens": 1,
+                        "return_token_ids": True})[1]
+    assert body["prompt_token_ids"] == chat["prompt_token_ids"]
+    tokens = server.json("POST", "/tokenize", fields)[1]["tokens"]
+    assert tokens == body["prompt_token_ids"]
+    status, body = server.json("POST", "/v1/completions/render",
+                               {"prompt": ["a", "b"]})
+    assert [p["prompt"] for p in body] == ["<s>a", "<s>b"]
+
+
+def test_health_version_load(server):
+    for path in ("/health", "/ping"):
+        status, _, data = server.request("GET", path)
+        assert (status, data) == (200, b"")
+    assert server.request("POST", "/ping", b"")[0] == 200
+    assert server.json("GET", "/version")[1]["version"]
+    assert server.json("GET", "/load")[1]["server_load"] == 0
+
+
+def test_abort_and_cache_reset(server):
+    admin = server.daemon.conf["admin_socket"]
+    status, body = fastcgi(admin, "POST", "/abort_request", {})
+    assert status == 400
+    assert fastcgi(admin, "POST", "/abort_request", {"rid": "none"}) == \
+        (200, {"aborted": 0})
+    chats = [RawChat(server, max_tokens=5000, request_id=f"r{i}")
+             for i in range(3)]
+    for chat in chats:
+        chat.read_events(2)
+    assert fastcgi(admin, "GET", "/flush_cache")[0] == 400
+    assert fastcgi(admin, "POST", "/abort_request", {"rid": "r1"}) == \
+        (200, {"aborted": 1})
+    assert chats[1].read_until(b"[DONE]", 5)
+    assert b'"finish_reason":"abort"' in chats[1].data
+    assert b"[DONE]" not in chats[0].data
+    assert fastcgi(admin, "POST", "/abort_request", {"abort_all": True}) == \
+        (200, {"aborted": 2})
+    for chat in chats:
+        assert chat.read_until(b"[DONE]", 5)
+        chat.close()
+    serving.wait_for("nothing runs", lambda: server.json(
+        "GET", "/load")[1]["server_load"] == 0, 5)
+    status, body = fastcgi(admin, "POST", "/reset_prefix_cache")
+    assert status == 200 and body["blocks_freed"] >= 0
+    assert fastcgi(admin, "GET", "/flush_cache")[0] == 200
+    assert fastcgi(admin, "GET", "/abort_request")[0] == 405
+    assert fastcgi(admin, "POST", "/v1/chat/completions", {})[0] == 404
+
+
+def test_admin_endpoints_are_not_on_the_main_socket(server):
+    for path in ("/abort_request", "/reset_prefix_cache", "/flush_cache"):
+        assert fastcgi(server.daemon.socket, "POST", path, {})[0] == 404
+
+
+def test_health_generate(server):
+    started = time.monotonic()
+    status, body = fastcgi(server.daemon.socket, "GET", "/health_generate")
+    assert status == 200
+    assert body["usage"]["completion_tokens"] == 1
+    assert time.monotonic() - started < 5
