@@ -31,7 +31,7 @@ rank_of(const struct vocab *v, const char *p, size_t n)
     return (uint32_t)vocab_find(v, p, n); /* -1 becomes NO_RANK */
 }
 
-/* --- short pieces ------------------------------------------------------------ */
+/* --- short pieces -------------------------------------------------------- */
 
 static int
 encode_short(const struct vocab *v, const char *p, size_t n, int32_t offset,
@@ -73,7 +73,7 @@ encode_short(const struct vocab *v, const char *p, size_t n, int32_t offset,
     return 0;
 }
 
-/* --- long pieces ------------------------------------------------------------- */
+/* --- long pieces --------------------------------------------------------- */
 
 /* The part that starts at byte i is node i; end is where it ends, prev where
  * the part before it starts. end 0: merged into another part. */

@@ -41,7 +41,7 @@ struct split_cursor {
     pcre2_jit_stack *stack;
 };
 
-/* --- the pattern --------------------------------------------------------------- */
+/* --- the pattern --------------------------------------------------------- */
 
 /* Appends what the escape \c means; in_class: inside [...]. */
 static int
@@ -142,7 +142,7 @@ split_free(struct split *s)
     free(s);
 }
 
-/* --- the text ------------------------------------------------------------------ */
+/* --- the text ------------------------------------------------------------ */
 
 struct split_cursor *
 split_begin(const struct split *s, const char *text, size_t n)

@@ -24,7 +24,7 @@
 #define VOCAB_MAX (1 << 24)
 #define SPECIAL_MAX (1 << 16)
 
-/* --- scanning ------------------------------------------------------------------ */
+/* --- scanning ------------------------------------------------------------ */
 
 struct scan {
     const char *start, *p, *end;
@@ -123,7 +123,7 @@ next_member(struct scan *s, bool first, struct str *key)
     return take(s, ':') ? 1 : unexpected(s, "':'");
 }
 
-/* --- vocab --------------------------------------------------------------------- */
+/* --- vocab --------------------------------------------------------------- */
 
 static int
 sextet(char c)
@@ -258,7 +258,7 @@ read_vocab(struct vocab *v, struct scan *s, size_t keep)
     return rc ? rc : vocab_index(v, s->e);
 }
 
-/* --- the small parts ----------------------------------------------------------- */
+/* --- the small parts ----------------------------------------------------- */
 
 enum { CONFIG, VOCAB, SPECIAL, IMAGE, MULTIMODAL, SETTINGS, N_SECTIONS };
 
@@ -477,7 +477,7 @@ read_image(struct tok *t, struct json_object *image,
     return rc;
 }
 
-/* --- model_settings_builder ---------------------------------------------------- */
+/* --- model_settings_builder ---------------------------------------------- */
 
 static const char effort_where[] = "model_settings_builder.reasoning_effort";
 
@@ -579,7 +579,7 @@ read_settings(struct tok *t, struct json_object *o, struct err *e)
     return effort ? read_effort(t, effort, e) : 0;
 }
 
-/* --- all of it ----------------------------------------------------------------- */
+/* --- all of it ----------------------------------------------------------- */
 
 static int
 read_small(struct tok *t, const struct str section[N_SECTIONS],
