@@ -19,7 +19,7 @@
     NAN
 const float kernel_e4m3[256] = {HALF(+), HALF(-)};
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef KERNEL_X86
 static bool
 has_avx512(void)
 {
@@ -44,7 +44,7 @@ always(void)
 
 /* Best first. */
 static const struct { const struct kernels *k; bool (*runs)(void); } all[] = {
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef KERNEL_X86
     {&kernels_avx512, has_avx512},
     {&kernels_avx2, has_avx2},
 #endif

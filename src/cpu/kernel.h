@@ -56,8 +56,14 @@ const struct kernels *kernels_find(const char *want);
 
 extern const float kernel_e4m3[256]; /* values of the E4M3 bytes */
 
+/* Functions for other instructions than the program's are a GCC pragma here;
+ * what clang builds has the plain ones. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define KERNEL_X86
+#endif
+
 extern const struct kernels kernels_plain;
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef KERNEL_X86
 extern const struct kernels kernels_avx2, kernels_avx512;
 #endif
 

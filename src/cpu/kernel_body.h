@@ -3,6 +3,7 @@
  *   KERNEL_NAME     name of the table, as in kernels_<name>
  *   WIDTH           floats in a register: 16, 8 or 4
  *   KERNEL_BYTES    loads WIDTH bytes as WIDTH ints (intrinsics), or undefined
+ *   KERNEL_LOOKUP   WIDTH values out of a register by index; not for 4
  *   TILE_ROWS, TILE_VECTORS   accumulators that fit the registers
  *   TILE_ROWS_ONE   rows at a time when there is one vector
  * defined, under the pragma that turns the instructions on.
@@ -30,6 +31,7 @@ typedef uint32_t uvec __attribute__((vector_size(WIDTH * 4)));
 typedef uint16_t hvec __attribute__((vector_size(WIDTH * 2)));
 
 typedef float vec4 __attribute__((vector_size(16)));
+typedef int32_t ivec4 __attribute__((vector_size(16)));
 #if WIDTH > 4
 typedef float vec8 __attribute__((vector_size(32)));
 #endif
@@ -58,24 +60,18 @@ choose(ivec mask, vec yes, vec no)
 
 /* Sums of lanes: lane i + 8 to lane i, then 4, 2, 1. fold makes the first two
  * additions; the other two are made for one or for four at a time. */
-#if WIDTH == 16
-#define LOW(v) __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7)
-#define HIGH(v) __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)
-#endif
-
 INLINE vec4
 fold(struct lanes v)
 {
 #if WIDTH == 4
     return (v.p[0] + v.p[2]) + (v.p[1] + v.p[3]);
 #else
-#if WIDTH == 16
-    vec8 h = LOW(v.p[0]) + HIGH(v.p[0]);
-#else
-    vec8 h = v.p[0] + v.p[1];
-#endif
-    return __builtin_shufflevector(h, h, 0, 1, 2, 3)
-           + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+    vec8 h[2];
+    vec4 q[2];
+    memcpy(h, &v, sizeof h);
+    h[0] += h[1];
+    memcpy(q, h, sizeof q);
+    return q[0] + q[1];
 #endif
 }
 
@@ -86,16 +82,20 @@ lanes_sum(struct lanes v)
     return (a[0] + a[2]) + (a[1] + a[3]);
 }
 
+/* Lanes i, j, k, l of a (0 .. 3) and b (4 .. 7). */
+#ifdef __clang__
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (ivec4){i, j, k, l})
+#endif
+
 INLINE vec4
 lanes_sum4(struct lanes a, struct lanes b, struct lanes c, struct lanes d)
 {
     vec4 e = fold(a), f = fold(b), g = fold(c), h = fold(d);
-    vec4 ef = __builtin_shufflevector(e, f, 0, 4, 1, 5)
-              + __builtin_shufflevector(e, f, 2, 6, 3, 7);
-    vec4 gh = __builtin_shufflevector(g, h, 0, 4, 1, 5)
-              + __builtin_shufflevector(g, h, 2, 6, 3, 7);
-    return __builtin_shufflevector(ef, gh, 0, 1, 4, 5)
-           + __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
+    vec4 ef = SHUFFLE(e, f, 0, 4, 1, 5) + SHUFFLE(e, f, 2, 6, 3, 7);
+    vec4 gh = SHUFFLE(g, h, 0, 4, 1, 5) + SHUFFLE(g, h, 2, 6, 3, 7);
+    return SHUFFLE(ef, gh, 0, 1, 4, 5) + SHUFFLE(ef, gh, 2, 3, 6, 7);
 }
 
 /* Numbers with a short exponent, `bits` wide with their sign at the top: moved
@@ -139,14 +139,14 @@ nibbles(const uint8_t *p)
     memcpy(h, p, 8);
     uvec code = {h[0], h[0], h[0], h[0], h[0], h[0], h[0], h[0],
                  h[1], h[1], h[1], h[1], h[1], h[1], h[1], h[1]};
-    return __builtin_shuffle(values, (ivec)(code >> shift & 15));
+    return (vec)KERNEL_LOOKUP(values, code >> shift & 15);
 #elif WIDTH == 8
     const vec values = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
     const uvec shift = {0, 4, 8, 12, 16, 20, 24, 28};
     uint32_t h;
     memcpy(&h, p, 4);
     uvec code = ((uvec){0} + h) >> shift;
-    vec magnitude = __builtin_shuffle(values, (ivec)(code & 7));
+    vec magnitude = (vec)KERNEL_LOOKUP(values, code & 7);
     return (vec)((uvec)magnitude | (code & 8) << 28);
 #else
     static const float values[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6,
