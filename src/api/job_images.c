@@ -9,6 +9,16 @@
 #include "image/fetch.h"
 #include "image/image.h"
 
+/* Pixels of all requests in the server, in bytes. A request alone may take
+ * more; its images are bounded by the model's context. */
+#define HELD_MAX ((size_t)1 << 30)
+
+/* What a request's images hold, given back with its arena. */
+struct held {
+    struct api *api;
+    size_t bytes;
+};
+
 /* Bytes of a URL that is not data:, into the arena. */
 static int
 fetch(void *arg, struct str url, struct arena *a, struct str *bytes,
@@ -57,12 +67,50 @@ check(struct api_call *c, const struct chat_job *j)
     return n > 0;
 }
 
+static void
+give_back(void *arg)
+{
+    struct held *h = arg;
+    atomic_fetch_sub(&h->api->image_bytes, h->bytes);
+}
+
+/* Counts the pixels of the request among those of the server. */
+static int
+hold(struct api_call *c, const struct chat_job *j)
+{
+    struct held *h = arena_calloc(c->arena, 1, sizeof *h);
+
+    if (h == NULL)
+        return call_fail(c, 503, NULL, "out of memory");
+    h->api = c->api;
+    for (size_t i = 0; i < j->req.n_message; i++)
+        for (size_t k = 0; k < j->req.message[i].n_part; k++) {
+            const struct image *im = j->req.message[i].part[k].image;
+            if (im != NULL)
+                h->bytes += (size_t)im->width * (size_t)im->height * 3
+                            * sizeof(float);
+        }
+    size_t before = atomic_fetch_add(&c->api->image_bytes, h->bytes);
+    if (before > 0 && before + h->bytes > HELD_MAX) {
+        give_back(h);
+        return call_fail(c, 503, NULL, "too many images are being worked on; "
+                         "try again later");
+    }
+    if (arena_cleanup(c->arena, give_back, h) == 0)
+        return 0;
+    give_back(h);
+    return call_fail(c, 503, NULL, "out of memory");
+}
+
 int
 job_images_load(struct api_call *c, struct chat_job *j)
 {
     const struct tok_info *info = tok_info(c->api->parts.tok);
-    struct image_spec spec = {info->image_patch, info->image_merge,
-                              info->image_max, IMAGE_PIXELS_MAX};
+    struct image_spec spec = {
+        .patch = info->image_patch, .merge = info->image_merge,
+        .max_side = info->image_max, .max_pixels = IMAGE_PIXELS_MAX,
+        .max_tokens = c->api->parts.max_context,
+    };
     struct chat_error ce = {0};
 
     int some = check(c, j);
@@ -70,12 +118,12 @@ job_images_load(struct api_call *c, struct chat_job *j)
         return some;
     int rc = chat_load_images(c->api->parts.chat, &j->req, &spec, fetch,
                               (void *)(uintptr_t)c->conf, c->arena, &ce);
-    return rc ? call_fail_chat(c, rc, &ce) : 0;
+    return rc ? call_fail_chat(c, rc, &ce) : hold(c, j);
 }
 
 int
 job_images_fill(struct api_call *c, const struct chat_job *j,
-            struct engine_request *req)
+                struct engine_request *req)
 {
     const struct chat_prompt *p = &j->prompt;
     struct engine_image *list;

@@ -179,7 +179,8 @@ def test_bad_pictures_are_refused(demo, name):
 
 def test_the_guard_stands_before_the_own_network(make_server):
     server = make_server(model=serving.DEMO, served_name="demo",
-                         image_hosts="localhost, .example", max_images=2)
+                         image_hosts="localhost, .example", max_images=2,
+                         max_context=2048)
     try:
         for link, words in (
                 (f"http://localhost:{server.nginx.port}/metrics", "public"),
@@ -193,5 +194,9 @@ def test_the_guard_stands_before_the_own_network(make_server):
             "model": "demo", "messages": [user(
                 *[part(picture("red"))] * 3, text(WHAT))]})
         assert status == 400 and "2 images" in got["error"]["message"], got
+        status, got = server.json("POST", "/v1/chat/completions", {
+            "model": "demo", "messages": [user(
+                part(picture("red", size=(1540, 1540))), text(WHAT))]})
+        assert status == 400 and "context" in got["error"]["message"], got
     finally:
         assert json.loads(server.request("GET", "/v1/models")[2])["data"]
