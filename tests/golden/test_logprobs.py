@@ -133,3 +133,20 @@ def test_a_wrong_model_is_noticed(checkpoints, tmp_path):
         worst = np.abs(np.subtract(got["next_logprob"],
                                    case["next_logprob"])).max()
         assert worst > 0.02
+
+
+@pytest.mark.parametrize("model", ["model", "model-fp8", "model-nvfp4"])
+def test_a_draft_head_changes_no_ids(model):
+    """The trained head of the demo model, whose guesses mostly hold."""
+    top = pathlib.Path(os.environ["SIROCCO_SRCDIR"]) / "contrib/demo-model"
+    prompt = [1, 36, 322, 389, 392, 321, 320, 437, 341, 37]
+    for sampling in ({"temperature": 0}, {"temperature": 1, "seed": 3},
+                     {"temperature": 0.8, "top_p": 0.9, "seed": 4,
+                      "frequency_penalty": 0.3}):
+        job = {"ids": prompt, "max_tokens": 200, "ignore_eos": True,
+               **sampling}
+        want = ctl("generate", top / model, job)
+        for drafts in ("1", "3", "7"):
+            got = ctl("generate", top / model, job, "--draft", top / "eagle",
+                      "--drafts", drafts)
+            assert got == want
