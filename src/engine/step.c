@@ -7,8 +7,11 @@
 
 #include <stdlib.h>
 
+#define GREEDY 1e-5f /* backend.h: temperatures below are */
+
 static int image_room(struct step *st, size_t n, struct err *e);
 static void add_seq(struct step *st, struct request *r, uint32_t n_tok);
+static uint32_t most_out(const struct step *st, const struct request *r);
 static uint32_t add_tokens(struct step *st, const struct request *r,
                            uint32_t n_tok);
 static bool add_targets(struct step *st, const struct request *r,
@@ -87,7 +90,7 @@ static void
 add_seq(struct step *st, struct request *r, uint32_t n_tok)
 {
     struct batch *batch = &st->batch;
-    uint32_t max_out = st->max_out, left = r->limit - request_n_out(r);
+    uint32_t max_out = most_out(st, r), left = r->limit - request_n_out(r);
     bool draws = sched_draws(r, n_tok);
     struct batch_seq *q = &st->seq[batch->n_seq];
     *q = (struct batch_seq){
@@ -113,6 +116,16 @@ add_seq(struct step *st, struct request *r, uint32_t n_tok)
     r->n_sched += n_tok;
     r->n_draws += draws;
     r->n_fly++;
+}
+
+/* A mask holds for the first token of a step only; the grammar checks drafts
+ * afterwards. For greedy output that is the same, but refusing drawn tokens
+ * would bend the odds, so those go without drafts. */
+static uint32_t
+most_out(const struct step *st, const struct request *r)
+{
+    bool greedy = r->in.sampling.temperature < GREEDY;
+    return r->in.matcher == NULL || greedy ? st->max_out : 1;
 }
 
 static uint32_t

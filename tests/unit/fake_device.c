@@ -283,6 +283,8 @@ run_seq(struct fake *f, const struct batch *b, const struct batch_seq *q,
     if (!q->sample)
         return;
     uint32_t pos = q->n_past + q->n_tok, want = 1;
+    if (q->max_out > 1 && q->mask && q->sampling->temperature >= 1e-5f)
+        fault(f, "drafts behind a mask, but no greedy draw", q->slot);
     if (q->max_out > 1)
         want = 1 + (uint32_t)(mix(hash) >> 40) % q->max_out;
     for (uint32_t k = 0; k < want; k++) {
