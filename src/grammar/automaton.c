@@ -276,7 +276,7 @@ void
 automaton_free(struct automaton *a)
 {
     rx_pool_free(&a->rx);
-    net_free(&a->net);
+    net_destroy(&a->net);
     itemsets_free(&a->sets);
     seqs_free(&a->configs);
     free(a->config);

@@ -275,7 +275,7 @@ net_finish(struct net *n)
 }
 
 void
-net_free(struct net *n)
+net_destroy(struct net *n)
 {
     free(n->rule);
     free(n->place);

@@ -81,6 +81,6 @@ bool net_apply(const struct net_edge *e, uint64_t *word);
  * makes a rule's last call of itself a jump. False when rule 0 is empty or the
  * budget is gone. */
 bool net_finish(struct net *n);
-void net_free(struct net *n);
+void net_destroy(struct net *n);
 
 #endif
