@@ -331,6 +331,8 @@ startup_load(struct service *s, struct err *e)
         rc = filter_set_create(tok_info(s->tok)->version, filter_token,
                                s->tok, s->conf->filters, &s->filters, e);
     if (rc == 0)
+        rc = grammar_vocab_create(s->tok, &s->vocab, e);
+    if (rc == 0)
         rc = start_engine(s, e);
     if (rc != 0)
         return rc;
@@ -426,6 +428,8 @@ startup_stop(struct service *s)
         fcgi_destroy(s->server);
     if (s->api)
         api_free(s->api);
+    if (s->vocab)
+        grammar_vocab_free(s->vocab);
     if (s->filters)
         filter_set_free(s->filters);
     if (s->chat)
