@@ -115,6 +115,7 @@ ROWS = [
      f'<s>{MSN}[INST]Both[/INST]ok[TOOL_CALLS]clock[ARGS]{{"tz": "CET"}}'
      '[TOOL_CALLS]clock[ARGS]{"tz": "é"}</s>[TOOL_RESULTS]one[/TOOL_RESULTS]'
      '[TOOL_RESULTS]two[/TOOL_RESULTS]'),
+    # AC-18
     (8, "v15", body(u("A"), u("B")), f"<s>{MSN}[INST]A\n\nB[/INST]"),
     (9, "v15", body(u([text("A"), text("B")]), u("C")),
      f"<s>{MSN}[INST]AB\n\nC[/INST]"),
@@ -164,6 +165,7 @@ ROWS = [
     (31, "v15", called('{"a":1e5,"b":1.10,"a":-0,"c":"\\/"}'),
      f'{Q}[TOOL_CALLS]f[ARGS]{{"a": 0, "b": 1.1, "c": "/"}}</s>'
      "[TOOL_RESULTS]x[/TOOL_RESULTS]"),
+    # AC-19, AC-19b
     (32, "v15", body(*snapped('{"a":1}')["messages"], u("and?")),
      f'{Q}[TOOL_CALLS]snap[ARGS]{{}}</s>[TOOL_RESULTS]{{"a":1}}'
      "[/TOOL_RESULTS][INST]and?[/INST]"),
@@ -302,15 +304,15 @@ def test_refusals(files, version):
 MENDED = [
     ("developer", "v15", body({"role": "developer", "content": "s"}, u("q")),
      f"<s>[SYSTEM_PROMPT]s[/SYSTEM_PROMPT]{MSN}[INST]q[/INST]"),
-    ("empty turn", "v15", body(u("q"), a(""), u("r")),
+    ("AC-20 empty turn", "v15", body(u("q"), a(""), u("r")),
      f"<s>{MSN}[INST]q\n\nr[/INST]"),
     ("empty last turn", "v15", body(u("q"), a(None)), Q),
-    ("assistant last", "v15", body(u("q"), a("Once")), f"{Q}Once"),
+    ("AC-19c assistant last", "v15", body(u("q"), a("Once")), f"{Q}Once"),
     ("assistant last, new turn", "v15",
      body(u("q"), a("Once"), add_generation_prompt=True), f"{Q}Once</s>"),
     ("prefix", "v15", body(u("q"), a("Once", prefix=True)), f"{Q}Once"),
     ("only an assistant", "v15", body(a("Once")), "<s>Once"),
-    ("foreign ids", "v15",
+    ("AC-04 foreign ids", "v15",
      body(u("q"), a(None, ("call_1", "f", ""), ("call_2", "g", "")),
           t("call_2", "2"), t("call_1", "1")),
      f"{Q}[TOOL_CALLS]f[ARGS]{{}}[TOOL_CALLS]g[ARGS]{{}}</s>"
@@ -333,7 +335,7 @@ MENDED = [
     ("late result", "v15", body(*QF[:2], u("wait"), t(ID1, "x")),
      f"{Q}[TOOL_CALLS]f[ARGS]{{}}</s>[INST]wait[/INST]"
      "[TOOL_RESULTS]x[/TOOL_RESULTS]"),
-    ("system after tool", "v15", body(*QF, s("s")),
+    ("AC-17 system after tool", "v15", body(*QF, s("s")),
      f"{Q}[TOOL_CALLS]f[ARGS]{{}}</s>[TOOL_RESULTS]x[/TOOL_RESULTS]"
      "[SYSTEM_PROMPT]s[/SYSTEM_PROMPT]"),
     ("functions of old", "v15",
@@ -355,11 +357,11 @@ MENDED = [
                  "data": pictures.data_url(pictures.gif(56, 28))
                  .split(",")[1]}}, text("x")])),
      f"<s>{MSN}[INST][IMG][IMG_END][IMG][IMG][IMG_END]x[/INST]"),
-    ("thought as parts", "v15",
+    ("AC-21 thought as parts", "v15",
      body(u("q"), a([{"type": "thinking", "thinking": [text("h"),
                                                        text("m")]},
                      text("a")]), u("r")), f"{Q}[THINK]hm[/THINK]a{R}"),
-    ("thought twice", "v15",
+    ("AC-21 thought twice", "v15",
      body(u("q"), a([think("hmm"), text("a")], reasoning="hmm"), u("r")),
      f"{Q}[THINK]hmm[/THINK]a{R}"),
     ("thoughts that differ", "v15",
