@@ -168,7 +168,8 @@ chat_job_open(struct api_call *c, struct chat_job *j,
 {
     forbid_calls(c, j);
     struct reply *r = reply_make(c, ops, &j->f, &j->prompt.ids, 1, prefix);
-    if (r == NULL || open_slots(r, j) != 0) {
+    if (r == NULL || open_slots(r, j) != 0
+        || reply_constrain(r, j->grammar) != 0) {
         call_fail(c, 503, NULL, "out of memory");
         return NULL;
     }

@@ -165,7 +165,8 @@ run(struct api_call *c, struct text_job *j)
 
     struct reply *r = reply_make(c, &text_reply, &j->f, j->prompt,
                                    j->n_prompt, "cmpl-");
-    if (r == NULL || open_slots(r, j) != 0)
+    if (r == NULL || open_slots(r, j) != 0
+        || reply_constrain(r, j->grammar) != 0)
         call_fail(c, 503, NULL, "out of memory");
     else
         reply_submit(c, r, &req, j->limit);

@@ -50,6 +50,8 @@ free_slots(void *arg)
         buf_free(&s->ids);
         buf_free(&s->prompt_lp);
         buf_free(&s->held);
+        if (s->matcher)
+            grammar_matcher_free(s->matcher);
     }
     buf_free(&r->out);
 }
@@ -138,6 +140,16 @@ reply_open_slot(struct reply *r, int k, struct choice_options *o)
     o->filter.stop_in_thought = r->conf->stop_in_thought;
     o->collect = o->collect || !r->f.stream;
     return choice_open(&r->slot[k].c, o);
+}
+
+int
+reply_constrain(struct reply *r, struct grammar *g)
+{
+    int rc = 0;
+
+    for (int i = 0; g && rc == 0 && i < r->n_slot; i++)
+        rc = grammar_matcher_create(g, &r->slot[i].matcher);
+    return rc;
 }
 
 /* --- the engine thread -------------------------------------------------------- */

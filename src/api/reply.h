@@ -99,6 +99,9 @@ struct reply *reply_make(struct api_call *c, const struct reply_ops *ops,
 /* Opens choice k with o (tok, filters and stop strings are filled in). */
 int reply_open_slot(struct reply *r, int k, struct choice_options *o);
 
+/* Gives each choice its place in g (NULL: none). 0 or ERR_NOMEM. */
+int reply_constrain(struct reply *r, struct grammar *g);
+
 /* Submits all choices; req has think and images; the rest is filled in.
  * From here on the call is answered. limit: output tokens of prompt i. */
 void reply_submit(struct api_call *c, struct reply *r,

@@ -43,6 +43,7 @@ struct conf {
     uint64_t think_low, think_medium; /* token budgets of the levels */
     bool hold_end_in_thought;
     bool stop_in_thought;
+    bool tool_grammar;       /* hold calls to their form under auto too */
     uint64_t max_logprobs, max_n, max_stop, json_depth;
     double temperature, top_p, min_p; /* defaults for requests without one */
     int64_t top_k;

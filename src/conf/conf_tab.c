@@ -98,6 +98,9 @@ const struct conf_key conf_tab[] = {
          "no reply is empty"),
     FLAG("stop_in_thought", stop_in_thought, "off", true,
          "match stop strings inside thoughts too"),
+    FLAG("tool_grammar", tool_grammar, "on", true,
+         "hold the output of requests with tools to the model's format even "
+         "where no call is forced"),
     VALUE("max_logprobs", CONF_COUNT, max_logprobs, "20", 0, 128, true,
           "most alternatives a client may ask for at a token"),
     VALUE("max_n", CONF_COUNT, max_n, "128", 1, 1024, true,

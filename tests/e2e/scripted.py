@@ -58,7 +58,9 @@ def user(text):
 
 
 def serve(directory, outputs, **conf):
-    """A server that answers each text with its output."""
+    """A server that answers each text with its output, also one that the
+    tools' grammar would not let a model give."""
+    conf.setdefault("tool_grammar", "off")
     directory.mkdir(parents=True, exist_ok=True)
     script = directory / "script"
     write(script, outputs)

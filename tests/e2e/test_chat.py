@@ -68,6 +68,7 @@ def server(tmp_path_factory):
     outputs |= {
         "long": ["one two three four five six seven eight nine ten"],
         "stops": [THINK, "END of thought", END_THINK, "before END after"],
+        "just a call": [THINK, "so", END_THINK] + CALL,
         "stop in call": [CALLS, "get_time", ARGS, '{"a": "END"}'],
     }
     server = serve(tmp_path_factory.mktemp("chat"), outputs)
@@ -137,7 +138,7 @@ def test_the_interval_of_chunks_changes_nothing(server, text, interval):
     ({"type": "function", "function": {"name": "get_weather"}}, "stop")])
 def test_tool_choice(server, choice, finish):
     """AC-01, AC-03, AC-13"""
-    text = "call in thought"
+    text = "just a call"
     fields = {"tools": TOOLS, "tool_choice": choice}
     whole = ask(server, text, **fields)["choices"][0]
     assert whole["finish_reason"] == finish
