@@ -169,7 +169,8 @@ results_do_not_depend_on_the_batch(void **state)
                 known[kind] = true;
             }
             for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
-                if (chunks[c] == 1 && i > 2)
+                /* the shortest steps take longest: not in every mix */
+                if (chunks[c] < 3 && i >= (q == 0 ? 2 : 1))
                     continue;
                 score(&f, chunks[c], chunks[c] * 4 > 300 ? 0 : 3, got);
                 assert_memory_equal(got, base, sizeof got);

@@ -57,7 +57,7 @@ draw(const struct sampling *p, uint32_t index)
 static void
 check_frequencies(const struct sampling *p, const double *want)
 {
-    enum { N = 40000 };
+    enum { N = 15000 };
     static int count[V];
     double total = 0, chi = 0, cells = 0;
     memset(count, 0, sizeof count);
