@@ -301,6 +301,8 @@ def main():
     parser.add_argument("--steps", type=int, default=10 ** 9)
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--streams", type=int, default=6,
+                        help="streams of held-out text to measure on")
     parser.add_argument("--seed", type=int, default=2)
     opt = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -309,7 +311,7 @@ def main():
         teacher, head = fit(opt, device)
         save(teacher, head, opt.out)
         opt.head = opt.out
-    share, tokens = measure(opt.model, opt.head, device)
+    share, tokens = measure(opt.model, opt.head, device, opt.streams)
     print("%.3f tokens a step over %d tokens" % (share, tokens))
 
 
