@@ -43,6 +43,17 @@ class Server:
         self.longest = 0
 
     def _post(self, path, body):
+        """A reply's JSON; waits and asks again when told to (429, 503)."""
+        for _ in range(30):
+            status, wait, text = self._send(path, body)
+            if status == 200:
+                return json.loads(text)
+            if status not in (429, 503):
+                break
+            time.sleep(wait)
+        raise RuntimeError("HTTP %d: %s" % (status, text[:300]))
+
+    def _send(self, path, body):
         kind = (http.client.HTTPSConnection if self.url.scheme == "https"
                 else http.client.HTTPConnection)
         line = kind(self.url.netloc, timeout=self.timeout)
@@ -56,9 +67,8 @@ class Server:
             text = reply.read().decode("utf-8", "replace")
         finally:
             line.close()
-        if reply.status != 200:
-            raise RuntimeError("HTTP %d: %s" % (reply.status, text[:300]))
-        return json.loads(text)
+        wait = reply.getheader("Retry-After") or "1"
+        return reply.status, float(wait) if wait.isdigit() else 1.0, text
 
     def find_model(self):
         """The id of the served model, asked once."""
