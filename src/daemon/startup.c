@@ -90,6 +90,8 @@ set_limits(struct service *s)
         .reserve_bytes = c->reserve_bytes,
         .threads = c->threads,
         .device = c->device,
+        .draft = s->draft,
+        .n_drafts = s->draft ? (uint32_t)c->n_drafts : 0,
         .n_devices = c->n_devices,
         .n_vocab = (uint32_t)tok_info(s->tok)->n_vocab,
         .n_special = (uint32_t)tok_info(s->tok)->n_special,
