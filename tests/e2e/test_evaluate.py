@@ -41,6 +41,18 @@ def test_the_demo_model_is_right(demo):
     assert out.count(" %") >= 20        # ten tasks, a share and a bar each
 
 
+def test_drafts_are_accepted_and_change_nothing(make_server):
+    """The draft head guesses three tokens a step on held-out text."""
+    server = make_server(model=serving.DEMO, served_name="default",
+                         draft=EVALUATE.parent / "eagle")
+    status, out = evaluate(server, "--quick", "--no-images")
+    assert status == 0, out
+    m = server.metrics()
+    steps = m["sirocco_drafts_total"]
+    assert steps > 100
+    assert 1 + m["sirocco_accepted_tokens_total"] / steps >= 2.5
+
+
 def broken(make_server, tmp_path, filters):
     """A server with other patterns in its output filters."""
     path = tmp_path / "filters"
