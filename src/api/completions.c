@@ -11,6 +11,28 @@
 
 /* --- prompts -------------------------------------------------------------------- */
 
+/* Fill in the middle: what follows stands first, then what comes before. The
+ * reference encodes the suffix behind U+263A, two tokens of the vocabulary the
+ * models were trained with, and drops the first two ids, so that the suffix
+ * does not begin like a text; so must we. */
+static int
+encode_suffix(const struct tok *t, struct str suffix, struct ids *out)
+{
+    struct ids ids = {0};
+    struct buf text = {0};
+
+    int rc = buf_puts(&text, "\xe2\x98\xba");
+    rc = rc ? rc : buf_append(&text, suffix.p, suffix.n);
+    rc = rc ? rc : tok_encode(t, text.data, text.len, &ids);
+    rc = rc ? rc : ids_push(out, tok_special(t, "[SUFFIX]"));
+    if (rc == 0 && ids.n > 2)
+        rc = ids_append(out, ids.id + 2, ids.n - 2);
+    rc = rc ? rc : ids_push(out, tok_special(t, "[PREFIX]"));
+    ids_free(&ids);
+    buf_free(&text);
+    return rc;
+}
+
 static int
 encode(struct api_call *c, const struct text_job *j, struct str text,
        struct ids *out)
@@ -20,6 +42,8 @@ encode(struct api_call *c, const struct text_job *j, struct str text,
 
     if (j->f.add_special_tokens && bos >= 0)
         rc = ids_push(out, bos);
+    if (rc == 0 && j->f.suffix.n > 0)
+        rc = encode_suffix(t, j->f.suffix, out);
     rc = rc ? rc : tok_encode(t, text.p, text.n, out);
     return rc ? call_fail(c, 503, NULL, "out of memory") : 0;
 }
@@ -112,8 +136,27 @@ check_prompts(struct api_call *c, struct text_job *j)
     if (j->f.max_tokens == 0 && !j->f.echo)
         return call_fail(c, 400, "max_tokens", "max_tokens must be at least 1 "
                          "without echo");
-    if (j->f.suffix.n > 0)
-        return call_fail(c, 400, "suffix", "suffix is not supported");
+    return 0;
+}
+
+/* A suffix needs text around it and a vocabulary with its tokens. */
+static int
+check_suffix(struct api_call *c, const struct text_job *j)
+{
+    const struct tok *t = c->api->parts.tok;
+
+    if (j->f.suffix.n == 0)
+        return 0;
+    if (tok_special(t, "[SUFFIX]") < 0 || tok_special(t, "[PREFIX]") < 0)
+        return call_fail(c, 400, "suffix", "this model cannot fill in the "
+                         "middle");
+    if (j->f.echo)
+        return call_fail(c, 400, "suffix", "suffix and echo cannot be used "
+                         "together");
+    for (int i = 0; i < j->n_prompt; i++)
+        if (j->text[i].p == NULL)
+            return call_fail(c, 400, "suffix", "suffix needs a prompt of "
+                             "text");
     return 0;
 }
 
@@ -176,7 +219,8 @@ int
 text_job_read(struct api_call *c, struct text_job *j)
 {
     if (fields_read(c, AT_TEXT, &j->f) != 0 || refuse_fields(c) != 0
-        || read_prompts(c, j) != 0 || check_prompts(c, j) != 0)
+        || read_prompts(c, j) != 0 || check_suffix(c, j) != 0
+        || check_prompts(c, j) != 0)
         return -1;
     return constraint_text(c, &j->grammar);
 }

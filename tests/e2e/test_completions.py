@@ -163,6 +163,23 @@ def test_truncation(server):
     assert kept(truncate_prompt_tokens=100) == ids
 
 
+def test_fill_in_the_middle(server):
+    """The prompt is the one that mistral-common makes."""
+    from mistral_common.protocol.fim.request import FIMRequest
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+    oracle = MistralTokenizer.from_file(serving.DEMO / "tekken.json")
+    for prefix, suffix in (("def f(", "return x"), ("a", " b\n"),
+                           ("\u00e9", "\U0001f600")):
+        want = oracle.encode_fim(FIMRequest(prompt=prefix, suffix=suffix))
+        body = ask(server, prompt=prefix, suffix=suffix, max_tokens=1,
+                   return_token_ids=True)
+        assert body["choices"][0]["prompt_token_ids"] == want.tokens
+    for bad in ({"prompt": [5]}, {"prompt": "a", "echo": True}):
+        status, body = server.json("POST", "/v1/completions",
+                                   {"suffix": "x", **bad})
+        assert (status, body["error"]["param"]) == (400, "suffix")
+
+
 def test_the_openai_client(server):
     client = server.openai()
     done = client.completions.create(model="default", prompt="count",

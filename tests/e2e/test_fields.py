@@ -77,7 +77,7 @@ CHAT = {
 TEXT = {
     "max_tokens": ([1, 3], [0, -1, HUGE, 10 ** 9], [1.0, "1", True]),
     "logprobs": ([0, 1, 20], [-1, 21, HUGE], ["1", True, 1.5]),
-    "suffix": ([""], [], [1, []]),
+    "suffix": (["", "x"], [], [1, []]),
 }
 # Known to clients, without a meaning here; any value goes.
 IGNORED = ["user", "metadata", "store", "service_tier", "safety_identifier",

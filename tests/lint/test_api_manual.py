@@ -31,7 +31,7 @@ def test_endpoints():
 def test_fields_of_the_table():
     code = (API / "fields.c").read_text()
     table = code[code.index("rows[] ="):code.index("--- single values")]
-    names = set(re.findall(r'"([a-z_]+)"', table)) - {"suffix"}
+    names = set(re.findall(r'"([a-z_]+)"', table))
     known = words(section("Of all requests that generate")) \
         | words(section("Of chat completions")) \
         | words(section("Of completions"))

@@ -1,0 +1,104 @@
+"""The demo model on the CPU back end: what a real model says to clients."""
+
+import concurrent.futures
+import json
+
+import pytest
+
+from scripted import user
+
+WEATHER = [{"type": "function", "function": {
+    "name": "get_weather", "description": "Get the current weather for a "
+    "city.", "parameters": {"type": "object", "properties": {
+        "city": {"type": "string"}}, "required": ["city"]}}}]
+
+
+def create(demo, text, **fields):
+    return demo.openai().chat.completions.create(
+        model="demo", messages=user(text), temperature=0, max_tokens=300,
+        **fields)
+
+
+def test_a_thought_on_demand(demo):
+    plain = create(demo, "What is 3 + 4?")
+    assert "7" in plain.choices[0].message.content
+    assert plain.usage.completion_tokens_details.reasoning_tokens == 0
+    thought = create(demo, "What is 3 + 4?", reasoning_effort="high")
+    assert thought.choices[0].message.reasoning_content
+    assert "7" in thought.choices[0].message.content
+    assert thought.usage.completion_tokens_details.reasoning_tokens > 0
+    with demo.openai().chat.completions.stream(
+            model="demo", messages=user("What is 3 + 4?"), temperature=0,
+            max_tokens=300, reasoning_effort="high") as stream:
+        final = stream.get_final_completion().choices[0].message
+    assert final.content == thought.choices[0].message.content
+    assert final.reasoning_content == \
+        thought.choices[0].message.reasoning_content
+
+
+def test_a_budget_cuts_the_thought(demo):
+    cut = create(demo, "What is 3 + 4?", reasoning_effort="high",
+                 extra_body={"thinking_token_budget": 4})
+    assert cut.usage.completion_tokens_details.reasoning_tokens <= 4
+    assert cut.choices[0].message.content
+
+
+def test_tool_round_trip(demo):
+    first = create(demo, "What is the weather in Paris?", tools=WEATHER,
+                   tool_choice="required")
+    call = first.choices[0].message.tool_calls[0]
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert json.loads(call.function.arguments) == {"city": "Paris"}
+    history = user("What is the weather in Paris?") + [
+        first.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id,
+         "content": '{"temperature": 21}'}]
+    done = demo.openai().chat.completions.create(
+        model="demo", messages=history, tools=WEATHER, temperature=0,
+        max_tokens=200)
+    assert done.choices[0].message.content
+
+
+def test_structured_answers(demo):
+    schema = {"type": "object", "properties": {"answer": {
+        "type": "integer"}}, "required": ["answer"],
+        "additionalProperties": False}
+    done = create(demo, "What is 3 + 4?", response_format={
+        "type": "json_schema",
+        "json_schema": {"name": "sum", "schema": schema}})
+    assert isinstance(json.loads(done.choices[0].message.content)["answer"],
+                      int)
+
+
+@pytest.mark.parametrize("fields", [{}, {"reasoning_effort": "high"}])
+def test_parallel_requests_say_what_single_ones_say(demo, fields):
+    texts = [f"What is {i} + {i + 1}?" for i in range(8)]
+
+    def answer(text):
+        message = create(demo, text, **fields).choices[0].message
+        return message.content, getattr(message, "reasoning_content", None)
+
+    alone = [answer(t) for t in texts]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(answer, texts)) == alone
+
+
+def test_logprobs_are_those_of_a_distribution(demo):
+    done = create(demo, "What is 3 + 4?", logprobs=True, top_logprobs=5)
+    for entry in done.choices[0].logprobs.content:
+        top = [t.logprob for t in entry.top_logprobs]
+        assert top == sorted(top, reverse=True)
+        assert entry.logprob == pytest.approx(top[0], abs=1e-4)
+        assert all(x <= 0 for x in top)
+    first = create(demo, "What is 3 + 4?", seed=1, logprobs=True)
+    again = create(demo, "What is 3 + 4?", seed=1, logprobs=True)
+    assert first.choices[0].logprobs == again.choices[0].logprobs
+
+
+def test_cached_tokens(demo):
+    text = "Tell me something. " * 20
+    first = create(demo, text).usage
+    again = create(demo, text).usage
+    assert again.prompt_tokens == first.prompt_tokens
+    cached = again.prompt_tokens_details.cached_tokens
+    assert 0 < cached < again.prompt_tokens and cached % 64 == 0
