@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "grammar/pattern.h"
+#include "grammar/rules.h"
 #include "grammar/schema.h"
 #include "json/json.h"
 
@@ -101,8 +102,7 @@ body_rule(struct envelope *o, uint32_t *rule)
     case GRAMMAR_OBJECT:
         return object_rule(o, rule);
     case GRAMMAR_EBNF:
-        return err_set(o->e, ERR_UNSUPPORTED, "grammars as rules are not "
-                       "supported");
+        return rules_compile(o->a, o->g->vocab->tok, o->s->text, rule, o->e);
     case GRAMMAR_REGEX:
         rc = pattern_compile(&o->a->rx, o->s->text, 0, &rx, o->e);
         return rc ? rc : term_rule(o, rx, rule);

@@ -166,7 +166,8 @@ grammar_accept(struct grammar_matcher *m, int32_t id)
     struct grammar *g = m->g;
     uint32_t c = place(m), next = CONFIG_DEAD;
     int rc = enter(g);
-    bool end = id >= 0 && id == g->vocab->eos && g->a.config[c].final;
+    bool end = id >= 0 && id == g->vocab->eos &&
+        (c == CONFIG_DEAD || g->a.config[c].final);
 
     if (rc == 0 && c != CONFIG_DEAD && !end) {
         next = after(g, c, id);

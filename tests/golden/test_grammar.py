@@ -229,6 +229,13 @@ def test_hostile_input_is_bounded():
         dict(kind="regex", text="(.{0,500}x){0,500}"),
         dict(kind="regex", text="((a*)*)*b"),
         dict(kind="choice", text=json.dumps(["a" * 1000] * 1000)),
+        dict(kind="ebnf", text="root ::= " + "(" * 60000),
+        dict(kind="ebnf", text="root ::= a\n" + "".join(
+            f"a{i} ::= a{i + 1} a{i + 1}\n" for i in range(40))
+            + 'a ::= a0\na40 ::= "x"'),
+        dict(kind="ebnf", text='root ::= a a a a a "x"\n'
+             'a ::= a a | "" | "y" root'),
+        dict(kind="ebnf", text='root ::= ("a" root?){500,1000}'),
     ]
     for job, result in zip(jobs, probe(jobs, timeout=120)):
         assert result["compile_us"] < 2e6, job["text"][:80]
