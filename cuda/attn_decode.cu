@@ -267,15 +267,14 @@ merge_splits(const attn_decode &a, int tok, int head, int first, int step,
 
 static __global__ void
 __launch_bounds__(256)
-merge(const __grid_constant__ attn_decode a)
+merge(const __grid_constant__ attn_decode a, int group)
 {
     __shared__ __align__(16) char ctx[8 * CTXB];
     __shared__ float part[8][256];
     const int w = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int g = lane >> 2, t = lane & 3, head = blockIdx.x;
-    const int tok0 = blockIdx.y * 8, n = min(8, a.n - tok0);
-    /* Warps a token. */
-    const int wpt = n == 1 ? 8 : n == 2 ? 4 : n <= 4 ? 2 : 1;
+    const int tok0 = blockIdx.y * group, n = min(group, a.n - tok0);
+    const int wpt = 8 / group;  /* warps a token */
     raw_tile<LAYOUT_BF16> raw[4];
     const char *p = row_tile<LAYOUT_BF16>(
         (const bf16 *)a.uv + (size_t)head * MLA_V * MLA_RANK, w, MLA_RANK,
@@ -406,5 +405,8 @@ cuda_attn_decode(const struct attn_decode *a, cudaStream_t s)
 extern "C" int
 cuda_attn_merge(const struct attn_decode *a, cudaStream_t s)
 {
-    return launch<0>(merge, dim3(a->heads, (a->n + 7) / 8), 256, s, *a);
+    /* Few tokens have many splits: more warps and blocks for each. */
+    int group = a->n <= 16 ? 1 : a->n <= 32 ? 2 : a->n <= 64 ? 4 : 8;
+    return launch<0>(merge, dim3(a->heads, (a->n + group - 1) / group), 256,
+                     s, *a, group);
 }

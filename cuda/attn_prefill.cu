@@ -216,8 +216,12 @@ gather(const bf16 *cache, const int *table, int from, int n, uint4 *out)
     pdl_trigger();
     pdl_wait();
     int c = blockIdx.x * 256 + threadIdx.x, r = c / 40;
-    if (r >= n)
+    if (r >= (n + 127) / 128 * 128)
         return;
+    if (r >= n) {
+        out[c] = make_uint4(0, 0, 0, 0);
+        return;
+    }
     int key = from + r;
     out[c] = *(const uint4 *)(cache + ((size_t)table[key >> 6] * 64 +
                                        (key & 63)) * MLA_ROW + c % 40 * 8);
@@ -240,6 +244,6 @@ extern "C" int
 cuda_kv_gather(const void *cache, const int *table, int from, int n,
                void *out, cudaStream_t s)
 {
-    return launch<0>(gather, dim3((n * 40 + 255) / 256), 256, s,
+    return launch<0>(gather, dim3((n + 127) / 128 * 20), 256, s,
                      (const bf16 *)cache, table, from, n, (uint4 *)out);
 }

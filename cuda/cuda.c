@@ -89,6 +89,7 @@ close_device(struct backend *b)
     step_free(c);
     cuda_blas_close(c->blas);
     cuda_moe_maps_free(c->maps);
+    cuda_attn_maps_free(c->attn_maps);
     if (c->pool)
         cudaFree(c->pool);
     for (int i = 0; c->layer && i < c->p.n_layers; i++) {
@@ -240,6 +241,11 @@ prepare(struct cuda *c, struct err *e)
     if (c->hopper && c->layer[0].moe == LAYOUT_NVFP4)
         c->maps = cuda_moe_maps(c->my, c->mh, (int)c->cap * c->slots,
                                 c->p.dim, c->p.expert_hidden);
+    uint64_t keys = (uint64_t)KV_PIECE * (uint64_t)c->p.n_heads * MLA_NOPE;
+    if (c->hopper && c->blas)
+        c->attn_maps = cuda_attn_maps(c->kv, c->kv_rows,
+                                      (char *)c->kv + keys * 2, KV_PIECE,
+                                      c->p.n_heads);
     return cuda_check(c, (int)cudaDeviceSynchronize(), "clearing", e);
 }
 

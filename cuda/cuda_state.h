@@ -24,6 +24,7 @@ struct cuda_layer {
     bool fused;
     struct cuda_matrix wq_b, wo, gate;
     struct cuda_matrix kv_b;        /* bf16 [heads * 192, 256] */
+    struct cuda_matrix uk;     /* its key rows, bf16 [heads * 64, 256] */
     void *uk_t, *uv;
     enum layout moe;
     void *w13, *w2;
@@ -123,6 +124,7 @@ struct cuda {
     struct outputs out;
     uint32_t out_rows;
     struct moe_maps *maps;
+    struct attn_maps *attn_maps;
     void *blas_space;
 
     struct flight flight[2];

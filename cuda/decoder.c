@@ -26,7 +26,7 @@
     } while (0)
 
 #define MID_MAX 200  /* tokens up to which moe_mid is the faster kernel */
-#define BLAS_MIN 33  /* tokens from which bf16 products go to the library */
+#define BLAS_MIN 17  /* tokens from which bf16 products go to the library */
 
 static int
 product(struct cuda *c, const struct cuda_matrix *w, const void *x, int ldx, int n,
@@ -104,6 +104,25 @@ attend_few(struct cuda *c, const struct cuda_layer *d, const void *cache,
     return 0;
 }
 
+/* Keys and values of a piece for the wgmma kernel: keys [key][head, lane],
+ * values transposed. Whole tiles of 128 keys. */
+static int
+expand_sm90(struct cuda *c, const struct cuda_layer *d, int n_key)
+{
+    const int heads = c->p.n_heads, n_tok = (n_key + 127) / 128 * 128;
+    struct gemm values = {
+        .w = {.data = c->kv_rows, .rows = n_tok, .cols = MLA_RANK,
+              .scale = d->kv_b.scale},
+        .ldw = MLA_ROW, .x = d->uv, .ldx = MLA_RANK, .n = heads * MLA_V,
+        .out = row_at(c->kv, KV_PIECE, (uint64_t)heads * MLA_NOPE * 2),
+        .ldo = KV_PIECE, .form = GEMM_BF16,
+    };
+    RUN("uk", product(c, &d->uk, c->kv_rows, MLA_ROW, n_tok, c->kv,
+                      heads * MLA_NOPE, GEMM_BF16));
+    RUN("uv", cuda_blas_gemm(c->blas, &values, c->stream));
+    return 0;
+}
+
 /* Expanded attention of one sequence's query tokens. */
 static int
 attend_many(struct cuda *c, const struct cuda_layer *d, const void *cache,
@@ -130,6 +149,14 @@ attend_many(struct cuda *c, const struct cuda_layer *d, const void *cache,
         };
         RUN("kv_gather", cuda_kv_gather(cache, table, from, n_key,
                                         c->kv_rows, c->stream));
+        if (c->attn_maps != NULL) {
+            int r = expand_sm90(c, d, n_key);
+            if (r != 0)
+                return r;
+            RUN("attn_prefill_sm90", cuda_attn_prefill_sm90(&a, c->attn_maps,
+                                                            c->stream));
+            continue;
+        }
         RUN("kv_b", product(c, &d->kv_b, c->kv_rows, MLA_ROW, n_key, c->kv,
                             heads * (MLA_NOPE + MLA_V), GEMM_BF16));
         RUN("attn_prefill", cuda_attn_prefill(&a, c->stream));
@@ -203,6 +230,24 @@ path_name(const struct cuda *c, int n, bool down)
 }
 
 static int
+choose_experts(struct cuda *c, int n_tok, int width)
+{
+    const float scale = (float)c->p.routed_scale;
+    if (width > 0 && n_tok <= ROUTE_FEW) {
+        RUN("route_few", cuda_route_few(c->router, c->gate_rows, n_tok,
+                                        c->p.n_experts, c->slots, scale,
+                                        width, &c->route, c->stream));
+        return 0;
+    }
+    RUN("route_top", cuda_route_top(c->router, c->gate_rows, n_tok,
+                                    c->p.n_experts, c->slots, scale,
+                                    &c->route, c->stream));
+    RUN("route_sort", cuda_route_sort(n_tok, c->slots, c->n_experts, width,
+                                      &c->route, c->stream));
+    return 0;
+}
+
+static int
 experts(struct cuda *c, const struct cuda_layer *d, int n_tok,
         struct moe *m)
 {
@@ -219,12 +264,9 @@ experts(struct cuda *c, const struct cuda_layer *d, int n_tok,
 
     RUN("router", product(c, &d->gate, c->h, c->p.dim, n_tok, c->router,
                           c->gate_rows, GEMM_F32));
-    RUN("route_top", cuda_route_top(c->router, c->gate_rows, n_tok,
-                                    c->p.n_experts, c->slots,
-                                    (float)c->p.routed_scale, &c->route,
-                                    c->stream));
-    RUN("route_sort", cuda_route_sort(n_tok, c->slots, c->n_experts, width,
-                                      &c->route, c->stream));
+    int r = choose_experts(c, n_tok, width);
+    if (r != 0)
+        return r;
     if (path == PATH_MID) {
         RUN("moe_mid", cuda_moe_mid(m, c->barrier, c->n_sm, c->stream));
     } else if (path == PATH_PREFILL) {

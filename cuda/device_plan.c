@@ -61,6 +61,9 @@ take_attention(struct cuda *c, struct walk *w, struct cuda_layer *d,
     if (l->wkv_b.format == WEIGHT_PLAIN)
         d->kv_b.scale = 1;
     d->kv_b.data = take(w, heads * (MLA_NOPE + MLA_V) * MLA_RANK * 2);
+    d->uk = d->kv_b;
+    d->uk.rows = p->n_heads * MLA_NOPE;
+    d->uk.data = take(w, heads * MLA_NOPE * MLA_RANK * 2);
     d->uk_t = take(w, heads * MLA_NOPE * MLA_RANK * 2);
     d->uv = take(w, heads * MLA_V * MLA_RANK * 2);
 }

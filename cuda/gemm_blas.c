@@ -18,7 +18,7 @@
 #define PLANS 512
 
 struct blas_plan {
-    int rows, cols, n, ldx, ldo;
+    int rows, cols, n, ldw, ldx, ldo;
     enum gemm_out form;
     cublasLtMatmulDesc_t op;
     cublasLtMatrixLayout_t w, x, out;
@@ -77,6 +77,7 @@ plan_init(struct cuda_blas *b, struct blas_plan *p, const struct gemm *g)
     p->rows = g->w.rows;
     p->cols = g->w.cols;
     p->n = g->n;
+    p->ldw = g->ldw ? g->ldw : g->w.cols;
     p->ldx = g->ldx;
     p->ldo = g->ldo;
     p->form = g->form;
@@ -85,7 +86,7 @@ plan_init(struct cuda_blas *b, struct blas_plan *p, const struct gemm *g)
                                    sizeof t);
     /* Column-major: out [rows, n] = w [cols, rows]^T x [cols, n]. */
     cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, (uint64_t)p->cols,
-                               (uint64_t)p->rows, p->cols);
+                               (uint64_t)p->rows, p->ldw);
     cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, (uint64_t)p->cols,
                                (uint64_t)p->n, p->ldx);
     cublasLtMatrixLayoutCreate(&p->out, type, (uint64_t)p->rows,
@@ -111,6 +112,7 @@ plan_find(struct cuda_blas *b, const struct gemm *g)
     for (int i = 0; i < b->n; i++) {
         struct blas_plan *p = &b->plan[i];
         if (p->rows == g->w.rows && p->cols == g->w.cols && p->n == g->n
+            && p->ldw == (g->ldw ? g->ldw : g->w.cols)
             && p->ldx == g->ldx && p->ldo == g->ldo && p->form == g->form)
             return p;
     }

@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include <cuda.h>
+
 #include "cuda/device.cuh"
 
 /* True where a kernel body may use sm_90a instructions. */
@@ -72,4 +74,43 @@ grid_count(const unsigned *p)
     return v;
 }
 
+DEV void
+tma_load(void *dst, const CUtensorMap *m, int x, int y, uint64_t *bar)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::"
+                 "complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+                 :: "r"(smem_addr(dst)), "l"(m), "r"(x), "r"(y),
+                    "r"(smem_addr(bar)) : "memory");
+}
+
 #endif
+
+typedef CUresult (*tensor_map_fn)(CUtensorMap *, CUtensorMapDataType,
+                                  cuuint32_t, void *, const cuuint64_t *,
+                                  const cuuint64_t *, const cuuint32_t *,
+                                  const cuuint32_t *, CUtensorMapInterleave,
+                                  CUtensorMapSwizzle, CUtensorMapL2promotion,
+                                  CUtensorMapFloatOOBfill);
+
+/* Map of a bf16 [rows, cols] matrix in boxes of 64 columns x box_rows rows
+ * with 128-byte swizzle. False when the driver has none. */
+static inline bool
+tensor_map(CUtensorMap *m, void *p, int cols, int rows, int box_rows)
+{
+    cudaDriverEntryPointQueryResult found;
+    void *fn = NULL;
+    cuuint64_t dims[2] = {(cuuint64_t)cols, (cuuint64_t)rows};
+    cuuint64_t stride[1] = {(cuuint64_t)cols * 2};
+    cuuint32_t box[2] = {64, (cuuint32_t)box_rows}, step[2] = {1, 1};
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000,
+                                         cudaEnableDefault, &found) !=
+            cudaSuccess || fn == NULL)
+        return false;
+    return ((tensor_map_fn)fn)(m, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, p,
+                               dims, stride, box, step,
+                               CU_TENSOR_MAP_INTERLEAVE_NONE,
+                               CU_TENSOR_MAP_SWIZZLE_128B,
+                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) ==
+           CUDA_SUCCESS;
+}

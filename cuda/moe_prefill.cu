@@ -16,7 +16,6 @@
  */
 #include "cuda/hopper.cuh"
 
-#include <cuda.h>
 #include <stdlib.h>
 
 #include "cuda/moe_tiles.h"
@@ -70,15 +69,6 @@ struct ring_state {
 struct bars {
     uint64_t *full, *empty, *w_full, *w_empty;
 };
-
-DEV void
-tma_load(void *dst, const CUtensorMap *m, int x, int y, uint64_t *bar)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::"
-                 "complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
-                 :: "r"(smem_addr(dst)), "l"(m), "r"(x), "r"(y),
-                    "r"(smem_addr(bar)) : "memory");
-}
 
 DEV uint32_t
 transpose8(uint32_t a)
@@ -304,44 +294,15 @@ gather_tokens(const bf16 *x, const int *order, int slots, int dim, bf16 *out)
     }
 }
 
-typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t,
-                              void *, const cuuint64_t *, const cuuint64_t *,
-                              const cuuint32_t *, const cuuint32_t *,
-                              CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion,
-                              CUtensorMapFloatOOBfill);
-
-static bool
-encode(encode_fn fn, CUtensorMap *m, void *p, int cols, int rows, int width)
-{
-    cuuint64_t dims[2] = {(cuuint64_t)cols, (cuuint64_t)rows};
-    cuuint64_t stride[1] = {(cuuint64_t)cols * 2};
-    cuuint32_t box[2] = {64, (cuuint32_t)width}, step[2] = {1, 1};
-    return fn(m, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, p, dims, stride, box,
-              step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-              CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 extern "C" struct moe_maps *
 cuda_moe_maps(void *gather, void *h, int rows, int dim, int hidden)
 {
-    cudaDriverEntryPointQueryResult found;
-    void *fn = NULL;
     struct moe_maps *maps = (struct moe_maps *)aligned_alloc(
         64, (sizeof *maps + 63) / 64 * 64);
-    if (maps == NULL ||
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000,
-                                         cudaEnableDefault, &found) !=
-            cudaSuccess || fn == NULL) {
-        free(maps);
-        return NULL;
-    }
-    for (int i = 0; i < MOE_TILE_VARIANTS; i++)
-        if (!encode((encode_fn)fn, &maps->up[i], gather, dim, rows,
-                    moe_tile_width(i)) ||
-            !encode((encode_fn)fn, &maps->down[i], h, hidden, rows,
-                    moe_tile_width(i))) {
+    for (int i = 0; maps && i < MOE_TILE_VARIANTS; i++)
+        if (!tensor_map(&maps->up[i], gather, dim, rows, moe_tile_width(i)) ||
+            !tensor_map(&maps->down[i], h, hidden, rows,
+                        moe_tile_width(i))) {
             free(maps);
             return NULL;
         }

@@ -36,7 +36,7 @@ square(float4 v)
 }
 
 static __global__ void
-__launch_bounds__(256)
+__launch_bounds__(1024)
 embed_rows(struct embed a)
 {
     extern __shared__ __align__(16) float sm_row[];
@@ -55,7 +55,7 @@ embed_rows(struct embed a)
         ? (const bf16 *)a.vector + (size_t)img * a.dim
         : (const bf16 *)a.table + (size_t)tok * a.dim;
     float sum = 0;
-    for (int k = threadIdx.x * 4; k < a.dim; k += 1024) {
+    for (int k = threadIdx.x * 4; k < a.dim; k += blockDim.x * 4) {
         uint2 v = *(const uint2 *)(src + k);
         float4 f = make_float4(bf_lo(v.x), bf_hi(v.x), bf_lo(v.y),
                                bf_hi(v.y));
@@ -69,7 +69,7 @@ embed_rows(struct embed a)
 }
 
 static __global__ void
-__launch_bounds__(256)
+__launch_bounds__(1024)
 norm_rows(const float *x, const int *row, const bf16 *norm, float eps,
           bf16 *h, int dim)
 {
@@ -79,7 +79,7 @@ norm_rows(const float *x, const int *row, const bf16 *norm, float eps,
     pdl_wait();
     const float *src = x + (size_t)(row ? row[blockIdx.x] : blockIdx.x) * dim;
     float sum = 0;
-    for (int k = threadIdx.x * 4; k < dim; k += 1024) {
+    for (int k = threadIdx.x * 4; k < dim; k += blockDim.x * 4) {
         float4 f = *(const float4 *)(src + k);
         *(float4 *)(sm_row + k) = f;
         sum += square(f);
@@ -89,7 +89,7 @@ norm_rows(const float *x, const int *row, const bf16 *norm, float eps,
 }
 
 static __global__ void
-__launch_bounds__(256)
+__launch_bounds__(1024)
 combine_rows(const bf16 *y, const int *position, const float *weight,
              int slots, float *x, const bf16 *norm, float eps, bf16 *h,
              int dim)
@@ -107,7 +107,7 @@ combine_rows(const bf16 *y, const int *position, const float *weight,
             w[k] = weight[i * slots + k];
             src[k] = y + (size_t)position[i * slots + k] * dim;
         }
-    for (int c = threadIdx.x * 4; c < dim; c += 1024) {
+    for (int c = threadIdx.x * 4; c < dim; c += blockDim.x * 4) {
         float4 f = *(const float4 *)(x + i * dim + c);
 #pragma unroll
         for (int k = 0; k < MOE_SLOTS; k++)
@@ -194,12 +194,21 @@ latent_rows(struct latent a)
     }
 }
 
+/* Threads for a row: four values each when they are enough. */
+static int
+threads_for(int dim)
+{
+    int n = (dim / 4 + 31) / 32 * 32;
+    return n < 1024 ? n : 1024;
+}
+
 extern "C" int
 cuda_embed(const struct embed *a, cudaStream_t s)
 {
     if (a->dim % 4 || a->dim > MAX_DIM)
         return cudaErrorInvalidValue;
-    return launch<MAX_DIM * 4>(embed_rows, dim3(a->n), 256, s, *a);
+    return launch<MAX_DIM * 4>(embed_rows, dim3(a->n), threads_for(a->dim), s,
+                               *a);
 }
 
 extern "C" int
@@ -208,7 +217,7 @@ cuda_norm(const float *x, const int *row, const void *norm, float eps,
 {
     if (dim % 4 || dim > MAX_DIM)
         return cudaErrorInvalidValue;
-    return launch<MAX_DIM * 4>(norm_rows, dim3(n), 256, s, x, row,
+    return launch<MAX_DIM * 4>(norm_rows, dim3(n), threads_for(dim), s, x, row,
                                (const bf16 *)norm, eps, (bf16 *)h, dim);
 }
 
@@ -218,7 +227,7 @@ cuda_combine(const struct moe *m, float *x, const void *norm, float eps,
 {
     if (m->dim % 4 || m->dim > MAX_DIM || m->slots > MOE_SLOTS)
         return cudaErrorInvalidValue;
-    return launch<MAX_DIM * 4>(combine_rows, dim3(m->n), 256, s,
+    return launch<MAX_DIM * 4>(combine_rows, dim3(m->n), threads_for(m->dim), s,
                                (const bf16 *)m->y, m->route.position,
                                m->route.weight, m->slots, x,
                                (const bf16 *)norm, eps, (bf16 *)h, m->dim);

@@ -53,6 +53,7 @@ struct gemm {
     struct cuda_matrix w;
     const void *x;    /* [n, ldx] bf16, 16-byte aligned rows */
     int ldx, n;
+    int ldw;          /* of w, 0: cols; cuda_blas_gemm only */
     void *out;        /* [n, ldo] */
     int ldo;
     enum gemm_out form;
@@ -90,14 +91,21 @@ struct moe_route {
 /* Most items that n tokens can make. */
 int cuda_moe_items(int n, int slots, int n_experts, int width);
 
-/* Top k of softmax(logits [n, ldl]), renormalised times routed_scale. */
+/* Top k of softmax(logits [n, ldl]), renormalised times routed_scale;
+ * n_experts without the shared one, slots with it. */
 int cuda_route_top(const float *logits, int ldl, int n, int n_experts,
                    int slots, float routed_scale, const struct moe_route *r,
                    cudaStream_t s);
 /* Sorts the assignments by expert and cuts them into items. width > 0: items
- * of that many; width 0: the token tiles of the sm_90a prefill kernel. */
+ * of that many; width 0: the token tiles of the sm_90a prefill kernel.
+ * n_experts with the shared one. */
 int cuda_route_sort(int n, int slots, int n_experts, int width,
                     const struct moe_route *r, cudaStream_t s);
+/* Both in one launch, for n up to ROUTE_FEW and width > 0. */
+#define ROUTE_FEW 256
+int cuda_route_few(const float *logits, int ldl, int n, int n_experts,
+                   int slots, float routed_scale, int width,
+                   const struct moe_route *r, cudaStream_t s);
 
 /* Experts of one layer; the row tiles of w13 hold 8 gate rows, then the 8 up
  * rows of the same hidden units. */
@@ -212,7 +220,7 @@ int cuda_attn_merge(const struct attn_decode *a, cudaStream_t s);
 #define ATTN_TILE 32      /* keys a tile: splits are cut there */
 
 /* Copies rows of the cache: keys [from, from + n) of one sequence to
- * out [n, MLA_ROW] bf16. */
+ * out [n, MLA_ROW] bf16, and zeroes the rows up to a multiple of 128. */
 int cuda_kv_gather(const void *cache, const int *table, int from, int n,
                    void *out, cudaStream_t s);
 
@@ -232,6 +240,15 @@ struct attn_prefill {
     void *out;            /* [n, heads * MLA_V] bf16 */
 };
 int cuda_attn_prefill(const struct attn_prefill *a, cudaStream_t s);
+/* The same with wgmma (sm_90a). Keys [piece, heads * MLA_NOPE], gathered rows
+ * [piece, MLA_ROW] and values [heads * MLA_V, piece] are where the maps say
+ * (kv and row are not used), and finite up to a multiple of 128 keys. */
+struct attn_maps;
+struct attn_maps *cuda_attn_maps(void *key, void *rows, void *value,
+                                 int piece, int heads);
+void cuda_attn_maps_free(struct attn_maps *m);
+int cuda_attn_prefill_sm90(const struct attn_prefill *a,
+                           const struct attn_maps *maps, cudaStream_t s);
 
 /* --- sampling ---------------------------------------------------------------- */
 
@@ -286,8 +303,8 @@ int cuda_pack_rows(const void *in, int rows, uint64_t row_bytes,
 int cuda_unpack_bf16(enum layout stored, const void *data,
                      const void *blocks, int rows, int cols, void *out,
                      cudaStream_t s);
-int cuda_split_kv_b(const void *kv_b, int heads, void *uk_t, void *uv,
-                    cudaStream_t s);
+int cuda_split_kv_b(const void *kv_b, int heads, void *uk, void *uk_t,
+                    void *uv, cudaStream_t s);
 
 #ifdef __cplusplus
 }

@@ -128,20 +128,22 @@ unpack_bf16(int stored, const uint8_t *data, const uint8_t *blocks, int rows,
     out[i] = __float2bfloat16((b & 128 ? -v : v) * f);
 }
 
-/* wkv_b [heads * 192, 256]: a head's 64 key rows transposed into uk_t, its 128
- * value rows copied into uv. */
+/* wkv_b [heads * 192, 256]: a head's 64 key rows into uk and, transposed, into
+ * uk_t, its 128 value rows into uv. */
 static __global__ void
-split_kv_b(const bf16 *w, int heads, bf16 *uk_t, bf16 *uv)
+split_kv_b(const bf16 *w, int heads, bf16 *uk, bf16 *uk_t, bf16 *uv)
 {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= heads * (MLA_NOPE + MLA_V) * MLA_RANK)
         return;
     int c = i % MLA_RANK, r = i / MLA_RANK % (MLA_NOPE + MLA_V);
     int h = i / MLA_RANK / (MLA_NOPE + MLA_V);
-    if (r < MLA_NOPE)
+    if (r < MLA_NOPE) {
+        uk[((size_t)h * MLA_NOPE + r) * MLA_RANK + c] = w[i];
         uk_t[((size_t)h * MLA_RANK + c) * MLA_NOPE + r] = w[i];
-    else
+    } else {
         uv[((size_t)h * MLA_V + r - MLA_NOPE) * MLA_RANK + c] = w[i];
+    }
 }
 
 static dim3
@@ -188,11 +190,12 @@ cuda_unpack_bf16(enum layout stored, const void *data, const void *blocks,
 }
 
 extern "C" int
-cuda_split_kv_b(const void *kv_b, int heads, void *uk_t, void *uv,
+cuda_split_kv_b(const void *kv_b, int heads, void *uk, void *uk_t, void *uv,
                 cudaStream_t s)
 {
     long n = (long)heads * (MLA_NOPE + MLA_V) * MLA_RANK;
     split_kv_b<<<blocks_for(n), 256, 0, s>>>((const bf16 *)kv_b, heads,
-                                             (bf16 *)uk_t, (bf16 *)uv);
+                                             (bf16 *)uk, (bf16 *)uk_t,
+                                             (bf16 *)uv);
     return cudaGetLastError();
 }

@@ -278,7 +278,8 @@ split(struct worker *w, const struct job *j, struct half *h)
     int r = cuda_unpack_bf16(layout_of(m), h->device, h->device + data,
                              j->rows, MLA_RANK, out, w->stream);
     if (r == 0)
-        r = cuda_split_kv_b(out, w->l->c->p.n_heads, d->uk_t, d->uv,
+        r = cuda_split_kv_b(out, w->l->c->p.n_heads,
+                            (void *)(uintptr_t)d->uk.data, d->uk_t, d->uv,
                             w->stream);
     return r;
 }

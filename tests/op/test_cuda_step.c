@@ -5,7 +5,8 @@
  * (cuda/selftest.c). What nothing may read is poisoned: memory beyond the
  * rows of a step holds not-a-number from the step before.
  *
- * With -b, the time of each step of `layers` layers, medians of 9.
+ * With -b [LAYERS [SEQUENCES TOKENS CACHED]], the device time of steps of the
+ * release's shape, medians of 9.
  * Exits 77 where there is no GPU.
  */
 #include "config.h"
@@ -226,22 +227,21 @@ time_shape(struct cuda *c, const struct selftest_shape *s, struct err *e)
 }
 
 static int
-time_form(const char *dir, const struct form *f, int layers)
+time_form(const char *dir, const struct form *f, int layers,
+          const struct selftest_shape *only)
 {
     struct err e = {0};
     struct model *m = NULL;
     struct backend *b = NULL;
     int r = open_form(dir, f, layers, &m, &b, &e);
-    for (size_t i = 0; r == 0 && i < sizeof shapes / sizeof shapes[0]; i++) {
-        struct cuda *c = (struct cuda *)b;
-        if (shapes[i].n_seq * shapes[i].n_tok > c->limits.max_step)
-            continue;
-        double us = time_shape(c, &shapes[i], &e);
+    size_t n = only ? 1 : sizeof shapes / sizeof shapes[0];
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        const struct selftest_shape *s = only ? only : &shapes[i];
+        double us = time_shape((struct cuda *)b, s, &e);
         if (us < 0)
             break;
         printf("%s, %d layers: %3u x %4u behind %5u: %10.1f us\n", f->what,
-               layers, shapes[i].n_seq, shapes[i].n_tok, shapes[i].n_past,
-               us);
+               layers, s->n_seq, s->n_tok, s->n_past, us);
     }
     if (e.text[0])
         printf("FAIL %s: %s\n", f->what, e.text);
@@ -263,8 +263,16 @@ main(int argc, char **argv)
     }
     if (mkdtemp(dir) == NULL)
         return 1;
-    if (timing)
-        bad = time_form(dir, &forms[0], argc > 2 ? atoi(argv[2]) : 4);
+    if (timing) {
+        struct form f = forms[0];
+        struct selftest_shape only = {0};
+        f.max_step = 8192;
+        if (argc > 5)
+            only = (struct selftest_shape){(uint32_t)atoi(argv[3]),
+                (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5]), 0};
+        bad = time_form(dir, &f, argc > 2 ? atoi(argv[2]) : 4,
+                        only.n_seq ? &only : NULL);
+    }
     for (size_t i = 0; !timing && i < sizeof forms / sizeof forms[0]; i++)
         bad += check_form(dir, &forms[i]);
     snprintf(path, sizeof path, "%s/params.json", dir);
