@@ -39,12 +39,19 @@ split_range(int length, int splits, int s, int *t0, int *t1)
     return (tiles + per - 1) / per;
 }
 
+/* Block of a tile, or 0 beyond the last tile. */
+DEV int
+block_of(const int *table, int tile, int t1)
+{
+    return tile < t1 ? table[tile * ATTN_TILE >> 6] : 0;
+}
+
 DEV void
-fetch_tile(const attn_decode &a, const int *table, int tile, int length,
+fetch_tile(const attn_decode &a, int block, int tile, int length,
            uint32_t dst)
 {
     int key = tile * ATTN_TILE;
-    size_t row = (size_t)table[key >> 6] * 64 + (key & 63);
+    size_t row = (size_t)block * 64 + (key & 63);
     const char *src = (const char *)a.cache + row * (MLA_ROW * 2);
     for (int c = threadIdx.x; c < ATTN_TILE * 40; c += 128) {
         int r = c / 40, p = c % 40;
@@ -99,9 +106,12 @@ decode(const __grid_constant__ attn_decode a)
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) {
         if (t0 + i < t1)
-            fetch_tile(a, table, t0 + i, length, ring + i * TILE_BYTES);
+            fetch_tile(a, block_of(table, t0 + i, t1), t0 + i, length,
+                       ring + i * TILE_BYTES);
         cp_async_commit();
     }
+    /* Read a tile ahead, so that no fetch waits for it. */
+    int block = block_of(table, t0 + STAGES - 1, t1);
     load_query(a, tok, head0, w, lane, q);
     float o[2][8][4] = {}, run_max = -INFINITY, run_sum = 0;
 
@@ -110,10 +120,11 @@ decode(const __grid_constant__ attn_decode a)
         cp_async_wait<STAGES - 2>();
         __syncthreads();
         if (tile + STAGES - 1 < t1)
-            fetch_tile(a, table, tile + STAGES - 1, length,
+            fetch_tile(a, block, tile + STAGES - 1, length,
                        ring + (tile - t0 + STAGES - 1) % STAGES *
                        TILE_BYTES);
         cp_async_commit();
+        block = block_of(table, tile + STAGES, t1);
         /* Partial scores: 32 heads x 32 keys over 80 lanes. */
         float d[2][4][4] = {};
 #pragma unroll
@@ -406,7 +417,7 @@ extern "C" int
 cuda_attn_merge(const struct attn_decode *a, cudaStream_t s)
 {
     /* Few tokens have many splits: more warps and blocks for each. */
-    int group = a->n <= 16 ? 1 : a->n <= 32 ? 2 : a->n <= 64 ? 4 : 8;
+    int group = a->n <= 8 ? 1 : a->n <= 16 ? 2 : 8;
     return launch<0>(merge, dim3(a->heads, (a->n + group - 1) / group), 256,
                      s, *a, group);
 }

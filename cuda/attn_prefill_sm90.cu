@@ -334,5 +334,5 @@ cuda_attn_prefill_sm90(const struct attn_prefill *a,
 {
     return launch_ex<SM_ATTN, true>(prefill_sm90,
                                     dim3((a->n + TILE - 1) / TILE, a->heads),
-                                    384, s, false, *maps, *a);
+                                    384, s, *maps, *a);
 }

@@ -218,7 +218,8 @@ plan_device(struct backend *b, struct model *m,
                                                          : GRAPH_MAX);
     c->cap = l->max_step > graph ? l->max_step : graph;
     c->out_rows = l->max_seqs + l->max_step;
-    c->part_max = 2 * c->n_sm > (int)graph ? 2 * c->n_sm : (int)graph;
+    c->part_max = ATTN_BLOCKS * c->n_sm > (int)graph ? ATTN_BLOCKS * c->n_sm
+                                                     : (int)graph;
     if (c->layer == NULL)
         c->layer = calloc((size_t)c->p.n_layers, sizeof *c->layer);
     if (c->layer == NULL)

@@ -15,6 +15,7 @@
 #define LOGIT_ROWS 128     /* rows of logits at a time (at least max graph) */
 #define KV_PIECE 16384     /* keys expanded at a time in prefill */
 #define PREFILL_MIN 17     /* query tokens from which attention expands */
+#define ATTN_BLOCKS 2      /* blocks of attn_decode an SM holds */
 #define BIAS_MAX 1024      /* bias entries a sequence, on average */
 #define BLAS_WORKSPACE (32u << 20)
 

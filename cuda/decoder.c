@@ -26,7 +26,9 @@
     } while (0)
 
 #define MID_MAX 200  /* tokens up to which moe_mid is the faster kernel */
-#define BLAS_MIN 17  /* tokens from which bf16 products go to the library */
+#define BLAS_MIN 33  /* tokens from which bf16 products go to the library */
+#define BLAS_BIG 17  /* those of large matrices */
+#define BIG_MATRIX (8 << 20)
 
 static int
 product(struct cuda *c, const struct cuda_matrix *w, const void *x, int ldx, int n,
@@ -36,7 +38,8 @@ product(struct cuda *c, const struct cuda_matrix *w, const void *x, int ldx, int
         .w = *w, .x = x, .ldx = ldx, .n = n, .out = out, .ldo = ldo,
         .form = form,
     };
-    if (c->blas && n >= BLAS_MIN && w->layout == LAYOUT_BF16
+    int from = (int64_t)w->rows * w->cols >= BIG_MATRIX ? BLAS_BIG : BLAS_MIN;
+    if (c->blas && n >= from && w->layout == LAYOUT_BF16
         && cuda_blas_gemm(c->blas, &g, c->stream) == 0)
         return 0;
     return cuda_gemm(&g, c->stream);
@@ -89,7 +92,8 @@ attend_few(struct cuda *c, const struct cuda_layer *d, const void *cache,
         .scale = m->l4 + first, .n = n_tok, .heads = heads,
         .uk_t = d->uk_t, .uk_scale = d->kv_b.scale, .out = c->q2,
     };
-    int splits = 2 * c->n_sm / n_tok;
+    /* As many blocks as fit on the device at once. */
+    int splits = ATTN_BLOCKS * c->n_sm / n_tok;
     struct attn_decode a = {
         .q = c->q2, .cache = cache, .table = m->table, .ld_table = 1,
         .table_row = m->table_row + first, .length = m->length + first,
@@ -182,7 +186,7 @@ attend(struct cuda *c, const struct cuda_layer *d, const void *cache,
         uint32_t first = b->seq[i].first, end = first;
         while (i < b->n_seq && b->seq[i].n_tok < PREFILL_MIN
                && b->seq[i].first == end
-               && end + b->seq[i].n_tok - first <= 2u * (uint32_t)c->n_sm)
+               && end + b->seq[i].n_tok - first <= (uint32_t)(ATTN_BLOCKS * c->n_sm))
             end += b->seq[i++].n_tok;
         int r = attend_few(c, d, cache, m, (int)first, (int)(end - first));
         if (r != 0)

@@ -331,8 +331,7 @@ raw_frag(const raw_tile<LAYOUT> &r, uint32_t (&a)[4][4])
  * the smallest part has is a compile error. */
 template <int SMEM, bool ONLY_SM90 = false, class... P, class... A>
 static int
-launch_ex(void (*k)(P...), dim3 grid, int block, cudaStream_t s, bool coop,
-          A... a)
+launch_ex(void (*k)(P...), dim3 grid, int block, cudaStream_t s, A... a)
 {
     static_assert(ONLY_SM90 || SMEM <= PORTABLE_SMEM,
                   "a portable kernel must fit in 99 KiB of shared memory");
@@ -351,11 +350,7 @@ launch_ex(void (*k)(P...), dim3 grid, int block, cudaStream_t s, bool coop,
     c.dynamicSmemBytes = SMEM;
     c.stream = s;
     c.attrs = at;
-    if (coop) {
-        at[0].id = cudaLaunchAttributeCooperative;
-        at[0].val.cooperative = 1;
-        c.numAttrs = 1;
-    } else if (cuda_pdl) {
+    if (cuda_pdl) {
         at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         at[0].val.programmaticStreamSerializationAllowed = 1;
         c.numAttrs = 1;
@@ -367,5 +362,5 @@ template <int SMEM, class... P, class... A>
 static int
 launch(void (*k)(P...), dim3 grid, int block, cudaStream_t s, A... a)
 {
-    return launch_ex<SMEM>(k, grid, block, s, false, a...);
+    return launch_ex<SMEM>(k, grid, block, s, a...);
 }

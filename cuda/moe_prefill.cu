@@ -340,7 +340,7 @@ run_tiles(const struct moe *m, const struct moe_maps *maps, int n_sm,
     a.rows = DOWN ? m->dim : 2 * m->hidden;
     a.cols = DOWN ? m->hidden : m->dim;
     return launch_ex<SM_PREFILL, true>(grouped<DOWN>, dim3(n_sm), 384, s,
-                                       false, set, a);
+                                       set, a);
 }
 
 extern "C" int

@@ -143,63 +143,62 @@ rope_rows(const int *pos, const float *freq, float2 *table, int n)
     table[i] = make_float2((float)c, (float)s);
 }
 
-static __global__ void
-__launch_bounds__(128)
+template <int PER> static __global__ void
+__launch_bounds__(256)
 latent_rows(struct latent a)
 {
     __shared__ float red[33];
     const size_t i = blockIdx.x;
-    const int tid = threadIdx.x;
+    const int tid = threadIdx.x, pairs = a.q_rank / 2;
     pdl_trigger();
     pdl_wait();
     const bf16 *row = (const bf16 *)a.a + i * a.lda;
-    float v[64], sum = 0; /* q_rank up to 128 * 64 / 1 in pairs */
-    const int pairs = a.q_rank / 2;
+    const uint32_t *kv = (const uint32_t *)(row + a.q_rank);
+    uint32_t p[PER], mine = tid < MLA_RANK / 2 ? kv[tid] : 0;
+    float sum = 0, lo = bf_lo(mine), hi = bf_hi(mine);
 #pragma unroll
-    for (int k = 0; k < 32; k++) {
-        int c = k * 128 + tid;
-        if (c < pairs) {
-            uint32_t p = ((const uint32_t *)row)[c];
-            v[2 * k] = bf_lo(p);
-            v[2 * k + 1] = bf_hi(p);
-            sum += v[2 * k] * v[2 * k] + v[2 * k + 1] * v[2 * k + 1];
-        }
+    for (int k = 0; k < PER; k++) {
+        int c = k * 256 + tid;
+        p[k] = c < pairs ? ((const uint32_t *)row)[c] : 0;
+        sum += bf_lo(p[k]) * bf_lo(p[k]) + bf_hi(p[k]) * bf_hi(p[k]);
     }
     float scale = rsqrtf(block_sum(sum, red) / a.q_rank + a.eps);
+    float kv_scale = rsqrtf(block_sum(lo * lo + hi * hi, red) / MLA_RANK +
+                            a.eps);
 #pragma unroll
-    for (int k = 0; k < 32; k++) {
-        int c = k * 128 + tid;
+    for (int k = 0; k < PER; k++) {
+        int c = k * 256 + tid;
         if (c < pairs) {
             uint32_t n = ((const uint32_t *)a.q_norm)[c];
             ((uint32_t *)((bf16 *)a.q + i * a.q_rank))[c] =
-                bf_pack(v[2 * k] * scale * bf_lo(n),
-                        v[2 * k + 1] * scale * bf_hi(n));
+                bf_pack(bf_lo(p[k]) * scale * bf_lo(n),
+                        bf_hi(p[k]) * scale * bf_hi(n));
         }
     }
-    const uint32_t *kv = (const uint32_t *)(row + a.q_rank);
-    uint32_t p = kv[tid], n = ((const uint32_t *)a.kv_norm)[tid];
-    float lo = bf_lo(p), hi = bf_hi(p);
-    scale = rsqrtf(block_sum(lo * lo + hi * hi, red) / MLA_RANK + a.eps);
     if (a.kv_row[i] < 0)
         return;
     uint32_t *out = (uint32_t *)a.cache + (size_t)a.kv_row[i] * MLA_ROW / 2;
-    out[tid] = bf_pack(lo * scale * bf_lo(n), hi * scale * bf_hi(n));
-    if (tid < MLA_ROPE / 2) {
-        float2 cs = ((const float2 *)a.rope)[i * 32 + tid];
-        p = kv[MLA_RANK / 2 + tid];
-        lo = bf_lo(p);
-        hi = bf_hi(p);
-        out[MLA_RANK / 2 + tid] = bf_pack(lo * cs.x - hi * cs.y,
-                                          lo * cs.y + hi * cs.x);
+    if (tid < MLA_RANK / 2) {
+        uint32_t n = ((const uint32_t *)a.kv_norm)[tid];
+        out[tid] = bf_pack(lo * kv_scale * bf_lo(n),
+                           hi * kv_scale * bf_hi(n));
+    } else if (tid < MLA_ROW / 2) {
+        int k = tid - MLA_RANK / 2;
+        float2 cs = ((const float2 *)a.rope)[i * 32 + k];
+        uint32_t v = kv[tid];
+        lo = bf_lo(v);
+        hi = bf_hi(v);
+        out[tid] = bf_pack(lo * cs.x - hi * cs.y, lo * cs.y + hi * cs.x);
     }
 }
 
-/* Threads for a row: four values each when they are enough. */
+/* Threads for a row: four values each while rows are few, so that one is soon
+ * done; smaller blocks keep more rows in flight when there are many. */
 static int
-threads_for(int dim)
+threads_for(int dim, int rows)
 {
-    int n = (dim / 4 + 31) / 32 * 32;
-    return n < 1024 ? n : 1024;
+    int n = (dim / 4 + 31) / 32 * 32, most = rows > 256 ? 256 : 1024;
+    return n < most ? n : most;
 }
 
 extern "C" int
@@ -207,7 +206,7 @@ cuda_embed(const struct embed *a, cudaStream_t s)
 {
     if (a->dim % 4 || a->dim > MAX_DIM)
         return cudaErrorInvalidValue;
-    return launch<MAX_DIM * 4>(embed_rows, dim3(a->n), threads_for(a->dim), s,
+    return launch<MAX_DIM * 4>(embed_rows, dim3(a->n), threads_for(a->dim, a->n), s,
                                *a);
 }
 
@@ -217,7 +216,7 @@ cuda_norm(const float *x, const int *row, const void *norm, float eps,
 {
     if (dim % 4 || dim > MAX_DIM)
         return cudaErrorInvalidValue;
-    return launch<MAX_DIM * 4>(norm_rows, dim3(n), threads_for(dim), s, x, row,
+    return launch<MAX_DIM * 4>(norm_rows, dim3(n), threads_for(dim, n), s, x, row,
                                (const bf16 *)norm, eps, (bf16 *)h, dim);
 }
 
@@ -227,7 +226,7 @@ cuda_combine(const struct moe *m, float *x, const void *norm, float eps,
 {
     if (m->dim % 4 || m->dim > MAX_DIM || m->slots > MOE_SLOTS)
         return cudaErrorInvalidValue;
-    return launch<MAX_DIM * 4>(combine_rows, dim3(m->n), threads_for(m->dim), s,
+    return launch<MAX_DIM * 4>(combine_rows, dim3(m->n), threads_for(m->dim, m->n), s,
                                (const bf16 *)m->y, m->route.position,
                                m->route.weight, m->slots, x,
                                (const bf16 *)norm, eps, (bf16 *)h, m->dim);
@@ -246,5 +245,7 @@ cuda_latent(const struct latent *a, cudaStream_t s)
 {
     if (a->q_rank % 2 || a->q_rank > 8192 || a->lda % 8)
         return cudaErrorInvalidValue;
-    return launch<0>(latent_rows, dim3(a->n), 128, s, *a);
+    if (a->q_rank <= 1024)
+        return launch<0>(latent_rows<2>, dim3(a->n), 256, s, *a);
+    return launch<0>(latent_rows<16>, dim3(a->n), 256, s, *a);
 }

@@ -102,7 +102,7 @@ int cuda_route_top(const float *logits, int ldl, int n, int n_experts,
 int cuda_route_sort(int n, int slots, int n_experts, int width,
                     const struct moe_route *r, cudaStream_t s);
 /* Both in one launch, for n up to ROUTE_FEW and width > 0. */
-#define ROUTE_FEW 256
+#define ROUTE_FEW 32
 int cuda_route_few(const float *logits, int ldl, int n, int n_experts,
                    int slots, float routed_scale, int width,
                    const struct moe_route *r, cudaStream_t s);

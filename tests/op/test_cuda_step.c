@@ -5,6 +5,8 @@
  * (cuda/selftest.c). What nothing may read is poisoned: memory beyond the
  * rows of a step holds not-a-number from the step before.
  *
+ * Every step runs twice and must give the same bits.
+ *
  * With -b [LAYERS [SEQUENCES TOKENS CACHED]], the device time of steps of the
  * release's shape, medians of 9.
  * Exits 77 where there is no GPU.
@@ -153,6 +155,13 @@ check_form(const char *dir, const struct form *f)
                        : ERR_DEVICE;
         if (k == ERR_AGAIN)
             continue;
+        /* The same step again gives the same bits: a race would not. */
+        double again = 0;
+        if (k == 0 && poison(c) == 0)
+            k = selftest_step(c, &shapes[i], &again, &e);
+        if (k == 0 && again != worst)
+            k = err_set(&e, ERR_MISMATCH, "the second run differs: error "
+                        "%.17g, then %.17g", worst, again);
         done++;
         most = worst > most ? worst : most;
         if (k != 0) {
