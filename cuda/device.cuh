@@ -364,3 +364,21 @@ launch(void (*k)(P...), dim3 grid, int block, cudaStream_t s, A... a)
 {
     return launch_ex<SMEM>(k, grid, block, s, a...);
 }
+
+template <int SMEM, class... P, class... A>
+static int
+launch_coop(void (*k)(P...), dim3 grid, int block, cudaStream_t s, A... a)
+{
+    cudaFuncSetAttribute((const void *)k, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
+    cudaLaunchConfig_t c = {};
+    cudaLaunchAttribute at[1];
+    c.gridDim = grid;
+    c.blockDim = dim3(block);
+    c.dynamicSmemBytes = SMEM;
+    c.stream = s;
+    c.attrs = at;
+    at[0].id = cudaLaunchAttributeCooperative;
+    at[0].val.cooperative = 1;
+    c.numAttrs = 1;
+    return (int)cudaLaunchKernelEx(&c, k, P(a)...);
+}

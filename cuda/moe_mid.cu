@@ -350,5 +350,5 @@ cuda_moe_mid(const struct moe *m, unsigned *barrier, int n_sm, cudaStream_t s)
     /* One block an SM, and only earlier kernels hold any: all blocks become
      * resident, so the barrier needs no cooperative launch, which would cost
      * the overlap with the kernels around it. */
-    return launch_ex<SM_MID, true>(moe_mid, dim3(n_sm), 320, s, a);
+    return launch_coop<SM_MID>(moe_mid, dim3(n_sm), 320, s, a);
 }
