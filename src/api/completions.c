@@ -222,7 +222,7 @@ text_job_read(struct api_call *c, struct text_job *j)
         || read_prompts(c, j) != 0 || check_suffix(c, j) != 0
         || check_prompts(c, j) != 0)
         return -1;
-    return constraint_text(c, &j->grammar);
+    return constraint_text(c, &j->f, &j->grammar);
 }
 
 void

@@ -276,6 +276,16 @@ compile(struct api_call *c, const struct grammar_spec *s, const char *param,
     return 0;
 }
 
+/* allowed_token_ids leaves hardly any form a way to its end. */
+static int
+check_lists(struct api_call *c, const struct fields *f, const char *param)
+{
+    if (f->n_allowed == 0)
+        return 0;
+    return call_fail(c, 400, "allowed_token_ids", "allowed_token_ids and %s "
+                     "cannot be used together", param);
+}
+
 int
 constraint_chat(struct api_call *c, const struct chat_job *j,
                 struct grammar **out)
@@ -290,13 +300,19 @@ constraint_chat(struct api_call *c, const struct chat_job *j,
         return -1;
     for (size_t i = 0; i < j->req.n_tool; i++)
         strict |= j->req.tool[i].strict;
-    bool hold = tools && (c->conf->tool_grammar || strict || f.param
-                          || j->req.choice != CHAT_CHOICE_AUTO);
+    /* What keeps an output from ending, or from some tokens, may leave a
+     * grammar no way to go on; where it is only a help, it stays out. */
+    bool apart = j->f.ignore_eos || j->f.min_tokens > 0 || j->f.n_allowed > 0
+                 || j->f.n_bad > 0;
+    bool hold = tools && ((c->conf->tool_grammar && !apart) || strict
+                          || f.param || j->req.choice != CHAT_CHOICE_AUTO);
     if (f.param && tools && j->req.choice == CHAT_CHOICE_NAMED)
         return call_fail(c, 400, f.param, "%s and a named tool_choice cannot "
                          "be used together", f.param);
     if (f.param == NULL && (!hold || c->api->parts.vocab == NULL))
         return 0;
+    if (check_lists(c, &j->f, f.param ? f.param : "tools") != 0)
+        return -1;
     /* Where only a form is asked for, a thought that nobody asked for would
      * be an output without that form when it is cut. */
     s.thought = tok_special(c->api->parts.tok, "[THINK]") >= 0
@@ -309,7 +325,8 @@ constraint_chat(struct api_call *c, const struct chat_job *j,
 }
 
 int
-constraint_text(struct api_call *c, struct grammar **out)
+constraint_text(struct api_call *c, const struct fields *fields,
+                struct grammar **out)
 {
     struct grammar_spec s = {0};
     struct form f = {NULL, &s};
@@ -317,5 +334,9 @@ constraint_text(struct api_call *c, struct grammar **out)
     *out = NULL;
     if (read_body(c, &f) != 0)
         return -1;
-    return f.param ? compile(c, &s, f.param, out) : 0;
+    if (f.param == NULL)
+        return 0;
+    if (check_lists(c, fields, f.param) != 0)
+        return -1;
+    return compile(c, &s, f.param, out);
 }

@@ -12,6 +12,7 @@
 int constraint_chat(struct api_call *c, const struct chat_job *j,
                     struct grammar **out);
 /* Same for a completion, which has no thought and no tools. */
-int constraint_text(struct api_call *c, struct grammar **out);
+int constraint_text(struct api_call *c, const struct fields *f,
+                    struct grammar **out);
 
 #endif

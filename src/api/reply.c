@@ -531,6 +531,10 @@ submit_slot(const struct api_call *c, struct slot *s,
     if (first && r->f.prompt_logprobs > q.prompt_top)
         q.prompt_top = (int)r->f.prompt_logprobs;
     fields_apply(c, &r->f, s->index % r->n_per_prompt, &q);
+    if (s->matcher) { /* a form ends where it ends */
+        q.ignore_end = false;
+        q.min_tokens = 0;
+    }
     return engine_submit(r->api->parts.engine, &q, &s->id);
 }
 

@@ -120,6 +120,20 @@ def test_n_and_logprobs_and_penalties(server):
         assert choice["logprobs"]["content"]
 
 
+def test_a_form_ends_where_it_ends(server):
+    for fields in ({"ignore_eos": True}, {"min_tokens": 1000}):
+        text = content(server, seed=2, **fields, **FORMS[0])
+        jsonschema.validate(json.loads(text), SCHEMA)
+        body = post(server, tools=TOOLS, tool_choice="required", seed=2,
+                    reasoning_effort="none", **fields)[1]
+        check_calls(calls_of(body))
+        assert post(server, tools=TOOLS, seed=2, **fields)[0] == 200
+    status, body = post(server, allowed_token_ids=[200], **FORMS[0])
+    assert (status, body["error"]["param"]) == (400, "allowed_token_ids")
+    assert post(server, tools=TOOLS, allowed_token_ids=[200],
+                max_tokens=5)[0] == 200
+
+
 def calls_of(body):
     return [(c["function"]["name"], json.loads(c["function"]["arguments"]))
             for c in body["choices"][0]["message"].get("tool_calls", [])]
