@@ -40,7 +40,7 @@ term_rule(struct envelope *o, rx_id rx, uint32_t *rule)
 {
     struct net *n = &o->a->net;
 
-    *rule = net_rule(n, "body");
+    *rule = net_rule(n);
     if (*rule == NET_NONE)
         return o->a->budget.rc;
     uint32_t end = net_place(n, *rule);
@@ -293,7 +293,7 @@ envelope_build(struct grammar *g, const struct grammar_spec *s, struct err *e)
                        .any_object = NET_NONE};
     struct rx_pool *p = &g->a.rx;
     struct byteset white = {{0}};
-    uint32_t rule = net_rule(&g->a.net, "output");
+    uint32_t rule = net_rule(&g->a.net);
 
     if (rule == NET_NONE)
         return err_set(e, ERR_NOMEM, "out of memory");

@@ -163,7 +163,7 @@ static uint32_t
 own_rule(struct productions *p, const struct production *x)
 {
     struct net *n = &p->a->net;
-    uint32_t rule = net_rule(n, "group"), end = net_place(n, rule);
+    uint32_t rule = net_rule(n), end = net_place(n, rule);
 
     if (rule == NET_NONE)
         return NET_NONE;
@@ -202,7 +202,7 @@ emit_repeat(struct productions *p, const struct production *x,
         return;
     }
     /* A rule that counts. */
-    uint32_t inner = own_rule(p, x->a), rule = net_rule(n, "repeat");
+    uint32_t inner = own_rule(p, x->a), rule = net_rule(n);
     uint32_t end = net_place(n, rule);
     if (inner == NET_NONE || rule == NET_NONE)
         return;
@@ -291,7 +291,7 @@ named_rule(struct productions *p, uint32_t i)
 
     if (p->rule[i].net != NET_NONE)
         return p->rule[i].net;
-    uint32_t rule = net_rule(n, "rule"), end = net_place(n, rule);
+    uint32_t rule = net_rule(n), end = net_place(n, rule);
     if (rule == NET_NONE)
         return NET_NONE;
     p->rule[i].net = rule;
@@ -316,7 +316,7 @@ production_net(struct productions *p, uint32_t start, uint32_t *out)
                                    "'%.*s' is recursive", r->name.n > 60 ? 60
                                    : (int)r->name.n, r->name.p);
     }
-    uint32_t rule = net_rule(n, "start"), end = net_place(n, rule);
+    uint32_t rule = net_rule(n), end = net_place(n, rule);
     uint32_t first = net_place(n, rule);
     if (rule == NET_NONE || first == NET_NONE)
         return production_fail(p, ERR_LIMIT, 0, "the grammar is too large");

@@ -21,7 +21,7 @@ net_place(struct net *n, uint32_t rule)
 }
 
 uint32_t
-net_rule(struct net *n, const char *name)
+net_rule(struct net *n)
 {
     struct net_rule *v = budget_grow(n->budget, n->rule, &n->cap_rules,
                                      n->n_rules + 1, sizeof *v);
@@ -29,7 +29,7 @@ net_rule(struct net *n, const char *name)
         return NET_NONE;
     n->rule = v;
     uint32_t rule = (uint32_t)n->n_rules++;
-    v[rule] = (struct net_rule){.start = NET_NONE, .name = name};
+    v[rule] = (struct net_rule){.start = NET_NONE};
     uint32_t start = net_place(n, rule);
     n->rule[rule].start = start;
     return start == NET_NONE ? NET_NONE : rule;

@@ -44,7 +44,6 @@ struct net_place {
 struct net_rule {
     uint32_t start;
     bool nullable, productive;
-    const char *name;   /* for errors; may be NULL */
 };
 
 struct net {
@@ -60,7 +59,7 @@ struct net {
 
 /* A new rule with its start place; NET_NONE when the budget is gone (it then
  * sticks, and later calls do nothing). */
-uint32_t net_rule(struct net *n, const char *name);
+uint32_t net_rule(struct net *n);
 uint32_t net_place(struct net *n, uint32_t rule);
 void net_final(struct net *n, uint32_t place);
 

@@ -26,7 +26,7 @@ shape_rule(struct alt_maker *m, uint32_t node)
 
     if (words_get(&m->rules, node, &rule))
         return rule;
-    rule = net_rule(&m->a->net, "value");
+    rule = net_rule(&m->a->net);
     words_put(&m->rules, b, node, rule);
     list32_push(&m->todo, b, node);
     return rule;

@@ -59,10 +59,6 @@ def test_cases(case):
     assert not wrong
 
 
-def no_duplicates(pairs):
-    return dict(pairs)
-
-
 def check_outputs(schema, outputs):
     """Finished outputs that do not validate."""
     kind = jsonschema.validators.validator_for(
