@@ -5,9 +5,10 @@
  *
  * A job: {"kind": "schema" | "object" | "regex" | "ebnf" | "choice" | "none",
  * "text": .., "samples": N, "seed": N, "max_tokens": N, "accept": [text..],
- * "oracle": N, and the flags and tools of struct grammar_spec}. A result has
+ * "oracle": N, "costs": true, and the flags and tools of struct grammar_spec}. A result has
  * the outputs (null: not finished), whether each text is accepted, what
- * compiling and masks cost in microseconds; or an error. With oracle, at N
+ * compiling and masks cost in microseconds (with costs: every mask); or an
+ * error. With oracle, at N
  * random places every bit of the mask is compared with grammar_accept.
  */
 #include "config.h"
@@ -167,21 +168,25 @@ by_size(const void *x, const void *y)
     return a < b ? -1 : a > b;
 }
 
-static void
-put_costs(struct probe *p, struct buf *out)
-{
-    if (p->n_costs == 0)
-        return;
-    qsort(p->cost, p->n_costs, sizeof *p->cost, by_size);
-    buf_printf(out, ", \"mask_us\": {\"n\": %zu, \"p50\": %.2f, \"p99\": "
-               "%.2f, \"max\": %.2f}", p->n_costs, p->cost[p->n_costs / 2],
-               p->cost[p->n_costs * 99 / 100], p->cost[p->n_costs - 1]);
-}
-
 static bool
 flag(struct json_object *job, const char *key)
 {
     return json_object_get_boolean(json_get(job, key));
+}
+
+static void
+put_costs(struct probe *p, bool each, struct buf *out)
+{
+    if (p->n_costs == 0)
+        return;
+    for (size_t i = 0; each && i < p->n_costs; i++)
+        buf_printf(out, "%s%.2f", i ? ", " : ", \"each_us\": [", p->cost[i]);
+    if (each)
+        buf_puts(out, "]");
+    qsort(p->cost, p->n_costs, sizeof *p->cost, by_size);
+    buf_printf(out, ", \"mask_us\": {\"n\": %zu, \"p50\": %.2f, \"p99\": "
+               "%.2f, \"max\": %.2f}", p->n_costs, p->cost[p->n_costs / 2],
+               p->cost[p->n_costs * 99 / 100], p->cost[p->n_costs - 1]);
 }
 
 static long
@@ -248,7 +253,7 @@ use(struct probe *p, struct grammar *g, struct json_object *job,
                    accepts(p, g, json_str(json_object_array_get_idx(texts,
                                                                     i))));
     buf_puts(out, "]");
-    put_costs(p, out);
+    put_costs(p, flag(job, "costs"), out);
     return rc;
 }
 
