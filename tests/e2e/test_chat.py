@@ -20,6 +20,7 @@ CASES = {
                 "Yes.", "Why not?", [], "stop"),
     "newlines": ([THINK, "a\n", END_THINK, "\n\nb"], "\n\nb", "a\n", [],
                  "stop"),
+    # AC-29: the end inside a thought ends the thought first
     "unclosed": ([THINK, "on and on"], None, "on and on", [], "stop"),
     "stray end": (["a", END_THINK, "b"], "ab", None, [], "stop"),
     "text first": (["a ", THINK, "b", END_THINK, "c"], "a c", "b", [],
