@@ -2,7 +2,10 @@
  * bf16 products by cuBLASLt, for batches that are bound by arithmetic.
  *
  * DESIGN. One plan (algorithm) is looked up a shape and kept; the workspace is
- * ours, so nothing is allocated in a step and launches can be captured.
+ * ours, so nothing is allocated in a step and launches can be captured. The
+ * library is opened with the device, not linked: mapping it alone costs 140 MB
+ * of memory, which programs on other back ends need not pay, and without it
+ * our own kernels do the same products, slower.
  */
 #include "config.h"
 
@@ -13,7 +16,11 @@
 #ifdef HAVE_CUBLAS
 
 #include <cublasLt.h>
+#include <dlfcn.h>
+#include <stdbool.h>
 #include <stdlib.h>
+
+#include "base/log.h"
 
 #define PLANS 512
 
@@ -33,11 +40,64 @@ struct cuda_blas {
     struct blas_plan plan[PLANS];
 };
 
+#define CALLS(X) \
+    X(cublasLtCreate) \
+    X(cublasLtDestroy) \
+    X(cublasLtMatmul) \
+    X(cublasLtMatmulAlgoGetHeuristic) \
+    X(cublasLtMatmulDescCreate) \
+    X(cublasLtMatmulDescDestroy) \
+    X(cublasLtMatmulDescSetAttribute) \
+    X(cublasLtMatmulPreferenceCreate) \
+    X(cublasLtMatmulPreferenceDestroy) \
+    X(cublasLtMatmulPreferenceSetAttribute) \
+    X(cublasLtMatrixLayoutCreate) \
+    X(cublasLtMatrixLayoutDestroy)
+
+#define MEMBER(name) __typeof__(name) *name;
+static struct {
+    void *library;
+    CALLS(MEMBER)
+} lt;
+
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+#define LIBRARY "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR)
+
+/* Opens the library of the version that we were built for, where the loader
+ * finds it or where it was at build time. 0 or -1. */
+static int
+load_library(void)
+{
+    bool whole = true;
+
+    if (lt.library)
+        return 0;
+    lt.library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (lt.library == NULL)
+        lt.library = dlopen(CUDA_LIBDIR "/" LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (lt.library == NULL)
+        return -1;
+#define FIND(name) \
+    *(void **)&lt.name = dlsym(lt.library, #name); \
+    whole = whole && lt.name;
+    CALLS(FIND)
+    if (whole)
+        return 0;
+    dlclose(lt.library);
+    lt.library = NULL;
+    return -1;
+}
+
 struct cuda_blas *
 cuda_blas_open(void *workspace, uint64_t size)
 {
+    if (load_library() != 0) {
+        log_warn("no " LIBRARY ": large BF16 products run slower");
+        return NULL;
+    }
     struct cuda_blas *b = calloc(1, sizeof *b);
-    if (b == NULL || cublasLtCreate(&b->handle) != CUBLAS_STATUS_SUCCESS) {
+    if (b == NULL || lt.cublasLtCreate(&b->handle) != CUBLAS_STATUS_SUCCESS) {
         free(b);
         return NULL;
     }
@@ -49,10 +109,10 @@ cuda_blas_open(void *workspace, uint64_t size)
 static void
 plan_free(struct blas_plan *p)
 {
-    cublasLtMatmulDescDestroy(p->op);
-    cublasLtMatrixLayoutDestroy(p->w);
-    cublasLtMatrixLayoutDestroy(p->x);
-    cublasLtMatrixLayoutDestroy(p->out);
+    lt.cublasLtMatmulDescDestroy(p->op);
+    lt.cublasLtMatrixLayoutDestroy(p->w);
+    lt.cublasLtMatrixLayoutDestroy(p->x);
+    lt.cublasLtMatrixLayoutDestroy(p->out);
 }
 
 void
@@ -62,7 +122,7 @@ cuda_blas_close(struct cuda_blas *b)
         return;
     for (int i = 0; i < b->n; i++)
         plan_free(&b->plan[i]);
-    cublasLtDestroy(b->handle);
+    lt.cublasLtDestroy(b->handle);
     free(b);
 }
 
@@ -81,23 +141,23 @@ plan_init(struct cuda_blas *b, struct blas_plan *p, const struct gemm *g)
     p->ldx = g->ldx;
     p->ldo = g->ldo;
     p->form = g->form;
-    cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &t,
+    lt.cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    lt.cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &t,
                                    sizeof t);
     /* Column-major: out [rows, n] = w [cols, rows]^T x [cols, n]. */
-    cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, (uint64_t)p->cols,
+    lt.cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, (uint64_t)p->cols,
                                (uint64_t)p->rows, p->ldw);
-    cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, (uint64_t)p->cols,
+    lt.cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, (uint64_t)p->cols,
                                (uint64_t)p->n, p->ldx);
-    cublasLtMatrixLayoutCreate(&p->out, type, (uint64_t)p->rows,
+    lt.cublasLtMatrixLayoutCreate(&p->out, type, (uint64_t)p->rows,
                                (uint64_t)p->n, p->ldo);
-    cublasLtMatmulPreferenceCreate(&pref);
+    lt.cublasLtMatmulPreferenceCreate(&pref);
     size_t size = b->size;
-    cublasLtMatmulPreferenceSetAttribute(
+    lt.cublasLtMatmulPreferenceSetAttribute(
         pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &size, sizeof size);
-    cublasStatus_t st = cublasLtMatmulAlgoGetHeuristic(
+    cublasStatus_t st = lt.cublasLtMatmulAlgoGetHeuristic(
         b->handle, p->op, p->w, p->x, p->out, p->out, pref, 1, &best, &found);
-    cublasLtMatmulPreferenceDestroy(pref);
+    lt.cublasLtMatmulPreferenceDestroy(pref);
     if (st != CUBLAS_STATUS_SUCCESS || found == 0) {
         plan_free(p);
         return -1;
@@ -134,7 +194,7 @@ cuda_blas_gemm(struct cuda_blas *b, const struct gemm *g, cudaStream_t s)
     if (p == NULL)
         return -1;
     float alpha = g->w.scale, beta = g->form == GEMM_ADD ? 1 : 0;
-    cublasStatus_t st = cublasLtMatmul(
+    cublasStatus_t st = lt.cublasLtMatmul(
         b->handle, p->op, &alpha, g->w.data, p->w, g->x, p->x, &beta, g->out,
         p->out, g->out, p->out, &p->algo, b->space, b->size, s);
     return st == CUBLAS_STATUS_SUCCESS ? 0 : -1;
