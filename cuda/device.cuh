@@ -365,20 +365,26 @@ launch(void (*k)(P...), dim3 grid, int block, cudaStream_t s, A... a)
     return launch_ex<SMEM>(k, grid, block, s, a...);
 }
 
+/* For sm_90a kernels with a grid barrier: all blocks are resident at once, or
+ * the launch fails. */
 template <int SMEM, class... P, class... A>
 static int
 launch_coop(void (*k)(P...), dim3 grid, int block, cudaStream_t s, A... a)
 {
-    cudaFuncSetAttribute((const void *)k, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
+    static_assert(SMEM <= 232448, "no part has more shared memory");
+    cudaError_t e = cudaFuncSetAttribute(
+        (const void *)k, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
+    if (e != cudaSuccess)
+        return (int)e;
     cudaLaunchConfig_t c = {};
     cudaLaunchAttribute at[1];
+    at[0].id = cudaLaunchAttributeCooperative;
+    at[0].val.cooperative = 1;
     c.gridDim = grid;
     c.blockDim = dim3(block);
     c.dynamicSmemBytes = SMEM;
     c.stream = s;
     c.attrs = at;
-    at[0].id = cudaLaunchAttributeCooperative;
-    at[0].val.cooperative = 1;
     c.numAttrs = 1;
     return (int)cudaLaunchKernelEx(&c, k, P(a)...);
 }

@@ -347,8 +347,5 @@ cuda_moe_mid(const struct moe *m, unsigned *barrier, int n_sm, cudaStream_t s)
     a.hidden = m->hidden;
     a.pairs13 = m->hidden / 16;
     a.pairs2 = m->dim / 32;
-    /* One block an SM, and only earlier kernels hold any: all blocks become
-     * resident, so the barrier needs no cooperative launch, which would cost
-     * the overlap with the kernels around it. */
     return launch_coop<SM_MID>(moe_mid, dim3(n_sm), 320, s, a);
 }
