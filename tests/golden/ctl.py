@@ -21,6 +21,6 @@ def lines(*arguments, values, timeout=300):
     text = "".join(json.dumps(v) + "\n" for v in values)
     done = run(*arguments, text=text, timeout=timeout)
     assert done.returncode in (0, 1), done.stderr
-    out = [json.loads(x) for x in done.stdout.splitlines()]
+    out = [json.loads(x) for x in done.stdout.split("\n")[:-1]]
     assert len(out) == len(values), done.stderr
     return out
