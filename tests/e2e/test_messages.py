@@ -209,7 +209,7 @@ def test_bad_requests(server, body):
 
 def test_the_clients_errors(server, client):
     with pytest.raises(anthropic.NotFoundError):
-        client.messages.create(model="claude", max_tokens=5,
+        client.messages.create(model="no-such-model", max_tokens=5,
                                messages=user("x"))
     with pytest.raises(anthropic.BadRequestError):
         client.messages.create(model="default", max_tokens=5,
