@@ -81,7 +81,7 @@ read_prompt(struct api_call *c, struct text_job *j, struct json_object *o)
             if (read_id(c, json_object_array_get_idx(o, i), ids) != 0)
                 return -1;
     } else {
-        return read_id(c, o, ids);
+        return field_type_error(c, "prompt", "a string or an array");
     }
     if (ids->n == 0)
         return call_fail(c, 400, "prompt", "prompt must not be empty");

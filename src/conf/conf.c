@@ -292,8 +292,10 @@ conf_check(const struct conf *c, FILE *errors)
 {
     struct stat st;
     int bad = 0;
-    bool null = strncmp(c->backend, "null", 4) == 0;
+    bool null = c->backend && strncmp(c->backend, "null", 4) == 0;
 
+    if (c->backend == NULL)
+        bad += complain(errors, "backend: not set", NULL);
     if (c->model == NULL && !(null && c->tokenizer))
         bad += complain(errors, "model: not set; name the checkpoint "
                         "directory", NULL);

@@ -80,7 +80,7 @@ answer_line(const char *line, size_t n, line_fn fn, void *arg,
     if (rc == 0)
         rc = fn(arg, in, out, &e);
     json_object_put(in);
-    if (rc != 0) {
+    if (rc != 0 && (*e.text || out->len == 0)) {
         out->len = 0;
         buf_puts(out, "{\"error\": ");
         const char *text = *e.text ? e.text : err_str(rc);

@@ -42,8 +42,8 @@ int command_number(const char *option, const char *text, long long min,
                    long long max, long long *out);
 
 /* Called for every line of standard input. in is NULL for `null`. Appends the
- * answer without a newline. A failure's text becomes {"error": text}, and the
- * loop goes on. */
+ * answer without a newline. A failure's text becomes {"error": text}, or what
+ * was appended is the answer when e holds no text; the loop goes on. */
 typedef int (*line_fn)(void *arg, struct json_object *in, struct buf *out,
                        struct err *e);
 

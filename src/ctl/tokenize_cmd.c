@@ -83,8 +83,8 @@ tokenize_chat(void *arg, struct json_object *in, struct buf *out,
     int rc = encode_body(t, in, a, &p, &ce);
     if (rc == 0)
         rc = command_put_ids(out, p.ids.id, p.ids.n);
-    else if (rc != ERR_NOMEM)
-        rc = put_api_error(out, &ce);
+    else if (rc != ERR_NOMEM && put_api_error(out, &ce) != 0)
+        rc = ERR_NOMEM;
     ids_free(&p.ids);
     arena_destroy(a);
     return rc;

@@ -140,7 +140,15 @@ load_conf(const struct options *o, struct conf *c)
     for (int i = 0; i < o->n_set; i++)
         if (set_option(c, o->set[i]) != 0)
             rc = ERR_FORMAT;
-    return conf_check(c, stderr) != 0 ? ERR_RANGE : rc;
+    if (conf_check(c, stderr) != 0)
+        rc = ERR_RANGE;
+    const char *spec;
+    if (c->backend && !backend_find(backend_table, c->backend, &spec)) {
+        fprintf(stderr, "backend: this build has no back end '%s'; siroccod "
+                "-v lists those it has\n", c->backend);
+        rc = ERR_NOENT;
+    }
+    return rc;
 }
 
 static void

@@ -102,7 +102,7 @@ def test_prompts_of_every_shape(server):
 
 @pytest.mark.parametrize("prompt", [
     None, [], "", [[]], [-1], [10**9], [1.5], [1, "a"], ["a", 1], ["a", [1]],
-    [[1], ["a"]], {}, True, [None], [2**70]])
+    [[1], ["a"]], {}, True, [None], [2**70], 5, 0])
 def test_bad_prompts(server, prompt):
     status, body = server.json(
         "POST", "/v1/completions",

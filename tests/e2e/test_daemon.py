@@ -50,6 +50,13 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
     assert f"{conf}:3" in done.stderr
 
 
+def test_a_back_end_that_is_not_there_is_a_mistake(tmp_path):
+    for name, said in (("zzz", "no back end 'zzz'"), ("", "not set")):
+        done = siroccod("-t", *null_options(tmp_path, backend=name))
+        assert done.returncode == 2
+        assert said in done.stderr
+
+
 def test_a_good_file_is_printed_back(tmp_path):
     conf = tmp_path / "c"
     conf.write_text(f"backend = null\ntokenizer = {TEKKEN}\n"

@@ -170,3 +170,12 @@ def test_filter_tells_a_cut_output():
 def test_filter_refuses_what_is_no_output(line, said):
     out, = ctl.lines("filter", "--tokenizer", TEKKEN, values=[line])
     assert said in out["error"]
+
+
+def test_a_chat_that_is_refused_fails_its_line():
+    done = ctl.run("tokenize", "--tokenizer", TEKKEN, "--chat",
+                   text='{"messages": []}\n'
+                        '{"messages": [{"role": "user", "content": "a"}]}\n')
+    out = [json.loads(x) for x in done.stdout.split("\n")[:-1]]
+    assert done.returncode == 1
+    assert out[0]["error"]["code"] == 400 and isinstance(out[1], list)

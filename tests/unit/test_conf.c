@@ -126,6 +126,10 @@ test_check(void **state)
     assert_int_equal(ERR_RANGE, conf_check(&c, NULL)); /* no model */
     assert_int_equal(0, conf_set(&c, "model", "/tmp", &e));
     assert_int_equal(0, conf_check(&c, NULL));
+    assert_int_equal(0, conf_set(&c, "backend", "", &e));
+    assert_int_equal(ERR_RANGE, conf_check(&c, NULL));
+    assert_int_equal(0, conf_set(&c, "backend", "cpu", &e));
+    assert_int_equal(0, conf_check(&c, NULL));
     assert_int_equal(0, conf_set(&c, "think_budget_low", "9000", &e));
     assert_int_equal(ERR_RANGE, conf_check(&c, NULL));
     conf_free(&c);
