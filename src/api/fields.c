@@ -135,7 +135,7 @@ range_error(struct api_call *c, const char *key, const struct row *r)
 
     snprintf(low, sizeof low, "%s %.15g", r->open ? "greater than" : "at least",
              r->min);
-    if (r->max < TOKENS_MAX)
+    if (r->max <= TOKENS_MAX)
         snprintf(high, sizeof high, " and at most %.15g", r->max);
     return call_fail(c, 400, key, "%s must be %s%s", key, low, high);
 }
