@@ -21,11 +21,8 @@ admin_abort(struct api_call *c)
         return;
     }
     int n = reply_abort(c->api, all ? (struct str){NULL, 0} : rid);
-    if (buf_printf(&out, "{\"aborted\":%d}", n) == 0)
-        call_answer(c, &out);
-    else
-        call_fail(c, 503, NULL, "out of memory");
-    buf_free(&out);
+    int rc = buf_printf(&out, "{\"aborted\":%d}", n);
+    call_finish(c, &out, rc);
 }
 
 void
@@ -34,11 +31,8 @@ admin_cache_reset(struct api_call *c)
     struct buf out = {0};
     unsigned n = engine_cache_reset(c->api->parts.engine);
 
-    if (buf_printf(&out, "{\"blocks_freed\":%u}", n) == 0)
-        call_answer(c, &out);
-    else
-        call_fail(c, 503, NULL, "out of memory");
-    buf_free(&out);
+    int rc = buf_printf(&out, "{\"blocks_freed\":%u}", n);
+    call_finish(c, &out, rc);
 }
 
 /* As SGLang: only an idle server's cache is flushed. */

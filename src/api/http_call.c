@@ -93,6 +93,16 @@ call_answer(struct api_call *c, const struct buf *json)
     call_answer_type(c, "application/json", json);
 }
 
+void
+call_finish(struct api_call *c, struct buf *out, int rc)
+{
+    if (rc == 0)
+        call_answer(c, out);
+    else
+        call_fail(c, 503, NULL, "out of memory");
+    buf_free(out);
+}
+
 static bool
 is_json_type(struct str type)
 {

@@ -64,6 +64,10 @@ int call_body_text(struct api_call *c, struct str text);
 int call_fail(struct api_call *c, int status, const char *param,
               const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 
+/* Ends a handler that wrote JSON into out: answers it, or 503 when rc says that
+ * memory ran out; frees out. */
+void call_finish(struct api_call *c, struct buf *out, int rc);
+
 /* Answers 200 with JSON text (or another type). */
 void call_answer(struct api_call *c, const struct buf *json);
 void call_answer_type(struct api_call *c, const char *type,

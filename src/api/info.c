@@ -30,11 +30,8 @@ info_version(struct api_call *c)
 {
     struct buf out = {0};
 
-    if (buf_printf(&out, "{\"version\":\"%s\"}", c->api->parts.version) == 0)
-        call_answer(c, &out);
-    else
-        call_fail(c, 503, NULL, "out of memory");
-    buf_free(&out);
+    int rc = buf_printf(&out, "{\"version\":\"%s\"}", c->api->parts.version);
+    call_finish(c, &out, rc);
 }
 
 void
@@ -63,9 +60,5 @@ info_load(struct api_call *c)
                         PRIu32 ",\"blocks_total\":%" PRIu32 "}",
                         s.running + s.waiting, s.running, s.waiting,
                         s.blocks_used, s.blocks_cached, s.blocks_total);
-    if (rc == 0)
-        call_answer(c, &out);
-    else
-        call_fail(c, 503, NULL, "out of memory");
-    buf_free(&out);
+    call_finish(c, &out, rc);
 }

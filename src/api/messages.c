@@ -39,9 +39,6 @@ count_tokens_post(struct api_call *c)
 
     if (j == NULL)
         return;
-    if (buf_printf(&out, "{\"input_tokens\":%zu}", j->prompt.ids.n) == 0)
-        call_answer(c, &out);
-    else
-        call_fail(c, 503, NULL, "out of memory");
-    buf_free(&out);
+    int rc = buf_printf(&out, "{\"input_tokens\":%zu}", j->prompt.ids.n);
+    call_finish(c, &out, rc);
 }

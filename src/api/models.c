@@ -44,16 +44,6 @@ put_card(struct buf *out, const struct api_call *c, struct str name)
     return rc;
 }
 
-static void
-finish(struct api_call *c, struct buf *out, int rc)
-{
-    if (rc == 0)
-        call_answer(c, out);
-    else
-        call_fail(c, 503, NULL, "out of memory");
-    buf_free(out);
-}
-
 void
 models_list(struct api_call *c)
 {
@@ -66,7 +56,7 @@ models_list(struct api_call *c)
             rc = buf_putc(&out, ',');
         rc = rc ? rc : put_card(&out, c, served->name[i]);
     }
-    finish(c, &out, rc ? rc : buf_puts(&out, "]}"));
+    call_finish(c, &out, rc ? rc : buf_puts(&out, "]}"));
 }
 
 void
@@ -77,7 +67,7 @@ models_get(struct api_call *c)
     const struct served *served = atomic_load(&c->api->served);
     for (int i = 0; i < served->n; i++) {
         if (str_eq(c->rest, served->name[i])) {
-            finish(c, &out, put_card(&out, c, served->name[i]));
+            call_finish(c, &out, put_card(&out, c, served->name[i]));
             return;
         }
     }

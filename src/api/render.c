@@ -23,16 +23,6 @@ put_prompt(struct buf *out, const struct api_call *c, const struct ids *ids)
     return rc;
 }
 
-static void
-answer(struct api_call *c, struct buf *out, int rc)
-{
-    if (rc == 0)
-        call_answer(c, out);
-    else
-        call_fail(c, 503, NULL, "out of memory");
-    buf_free(out);
-}
-
 void
 render_chat_post(struct api_call *c)
 {
@@ -45,7 +35,7 @@ render_chat_post(struct api_call *c)
     }
     if (call_body(c) == 0 && call_check_model(c) == 0
         && chat_job_read(c, j) == 0)
-        answer(c, &out, put_prompt(&out, c, &j->prompt.ids));
+        call_finish(c, &out, put_prompt(&out, c, &j->prompt.ids));
 }
 
 void
@@ -66,5 +56,5 @@ render_text_post(struct api_call *c)
         rc = i ? buf_putc(&out, ',') : 0;
         rc = rc ? rc : put_prompt(&out, c, &j->prompt[i]);
     }
-    answer(c, &out, rc ? rc : buf_putc(&out, ']'));
+    call_finish(c, &out, rc ? rc : buf_putc(&out, ']'));
 }

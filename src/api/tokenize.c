@@ -73,11 +73,7 @@ answer_ids(struct api_call *c, const struct ids *ids, bool strings)
     rc = rc ? rc : strings ? put_strings(&out, c->api->parts.tok, ids)
                            : buf_puts(&out, "null");
     rc = rc ? rc : buf_putc(&out, '}');
-    if (rc == 0)
-        call_answer(c, &out);
-    else
-        call_fail(c, 503, NULL, "out of memory");
-    buf_free(&out);
+    call_finish(c, &out, rc);
 }
 
 void
