@@ -72,6 +72,10 @@ open_device(const char *spec, struct backend **out, struct err *e)
         r = cuda_check(c, (int)cudaStreamCreateWithFlags(
                                &c->stream, cudaStreamNonBlocking),
                        "stream", e);
+    if (r == 0)
+        r = cuda_check(c, (int)cudaStreamCreateWithFlags(
+                               &c->copies, cudaStreamNonBlocking),
+                       "stream", e);
     if (r != 0) {
         free(c);
         return r;
@@ -97,6 +101,7 @@ close_device(struct backend *b)
         free(c->layer[i].host2);
     }
     free(c->layer);
+    cudaStreamDestroy(c->copies);
     cudaStreamDestroy(c->stream);
     free(c);
 }

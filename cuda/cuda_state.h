@@ -45,24 +45,28 @@ struct meta {
     uint64_t fixed;            /* bytes before table */
 };
 
-/* Sampling outputs, device and pinned host. */
+/* What a step gives, in pinned memory that its kernels write to: a copy behind
+ * them would keep the next step waiting. */
 struct outputs {
     struct sample_out *out;
     int *top_id;
     float *top_logprob;
+    uint64_t *clock;           /* [2] begin; end, when nothing is drawn */
 };
 
 /* A submitted step until it is collected. */
 struct flight {
     uint64_t step;
     uint32_t n_seq, n_row;
-    bool busy, any_top;
+    bool busy;
     char *meta;                /* pinned */
+    char *meta_dev;            /* where it goes */
     uint32_t *mask;            /* pinned */
     int *bias_id;
     float *bias;
-    struct outputs host;
-    cudaEvent_t begin, end;
+    struct outputs out;
+    cudaEvent_t sent, end;
+    cudaGraphExec_t graph[GRAPH_MAX + 1]; /* by padded sequences */
     struct seq_want *want;     /* [max_seqs] what each sequence asked */
     struct seq_result *result; /* handed out by collect */
     struct logprob *lp;
@@ -89,6 +93,7 @@ struct cuda {
     struct backend_limits limits;
     struct backend_plan plan;
     cudaStream_t stream;
+    cudaStream_t copies;       /* of steps' arrays, beside the step before */
     struct cuda_blas *blas;
 
     char *pool;                /* everything on the device */
@@ -117,12 +122,10 @@ struct cuda {
     uint16_t *count;
     int *last, *ids;
     unsigned *barrier;
-    char *meta_dev;
     uint64_t meta_size;
     uint32_t *mask_dev;
     int *bias_id_dev;
     float *bias_dev;
-    struct outputs out;
     uint32_t out_rows;
     struct moe_maps *maps;
     struct attn_maps *attn_maps;
@@ -130,7 +133,6 @@ struct cuda {
 
     struct flight flight[2];
     unsigned submitted, collected;
-    cudaGraphExec_t graph[GRAPH_MAX + 1];
     char trouble[160];         /* the launch that failed, for the error */
 };
 
@@ -140,6 +142,7 @@ struct step_shape {
     int n_pick;                /* rows of logits */
     int n_row;                 /* sample rows */
     bool graph;
+    const struct outputs *out; /* where its results go */
 };
 
 /* Checks a CUDA status: 0, or ERR_DEVICE with `what` in e. */

@@ -323,6 +323,7 @@ decoder_run(struct cuda *c, const struct step_shape *s, const struct meta *m,
         .norm = c->layer[0].attention_norm,
         .eps = (float)c->p.norm_eps, .n = n_tok, .dim = c->p.dim,
         .vocab = c->p.vocab, .barrier = c->barrier,
+        .begin = s->out->clock,
     };
     RUN("embed", cuda_embed(&e, c->stream));
     RUN("rope_table", cuda_rope_table(m->pos, c->freq, c->rope, n_tok,
@@ -343,6 +344,8 @@ decoder_sample(struct cuda *c, const struct step_shape *s,
                const struct meta *m)
 {
     const int n_tok = s->n_pick;
+    if (n_tok == 0)
+        RUN("clock", cuda_clock(s->out->clock + 1, c->stream));
     int most = s->graph ? GRAPH_MAX : LOGIT_ROWS, done = 0;
     for (int at = 0; at < s->n_pick; at += most) {
         int n = s->n_pick - at < most ? s->n_pick - at : most;
@@ -356,8 +359,8 @@ decoder_sample(struct cuda *c, const struct step_shape *s,
             .vocab = c->p.vocab, .logits = c->logits,
             .copy = c->logits_copy, .mask = c->mask_dev,
             .bias_id = c->bias_id_dev, .bias = c->bias_dev,
-            .count = c->count, .last = c->last, .out = c->out.out,
-            .top_id = c->out.top_id, .top_logprob = c->out.top_logprob,
+            .count = c->count, .last = c->last, .out = s->out->out,
+            .top_id = s->out->top_id, .top_logprob = s->out->top_logprob,
         };
         RUN("sample", cuda_sample(&a, c->stream));
         done += a.n;

@@ -80,6 +80,15 @@ pdl_wait(void)
 #endif
 }
 
+/* Nanoseconds of a clock that all of the device shares. */
+DEV uint64_t
+device_clock(void)
+{
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns) :: "memory");
+    return ns;
+}
+
 DEV float
 warp_sum(float v)
 {

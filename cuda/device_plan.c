@@ -173,13 +173,11 @@ take_sampling(struct cuda *c, struct walk *w)
         c->meta_size = m.fixed + (c->n_blocks * 4ull + seqs * 64) * 4;
     else
         c->meta_size = m.fixed + (uint64_t)c->max_tables * seqs * 4;
-    c->meta_dev = take(w, c->meta_size);
+    for (int i = 0; i < 2; i++)
+        c->flight[i].meta_dev = take(w, c->meta_size);
     c->mask_dev = take(w, seqs * (vocab + 31) / 32 * 4);
     c->bias_id_dev = take(w, seqs * BIAS_MAX * 4);
     c->bias_dev = take(w, seqs * BIAS_MAX * 4);
-    c->out.out = take(w, c->out_rows * sizeof *c->out.out);
-    c->out.top_id = take(w, (uint64_t)c->out_rows * BACKEND_TOP_MAX * 4);
-    c->out.top_logprob = take(w, (uint64_t)c->out_rows * BACKEND_TOP_MAX * 4);
 }
 
 static void
@@ -228,7 +226,7 @@ graph_bytes(const struct cuda *c)
         most = GRAPH_MAX;
     for (uint32_t i = 1; i <= plan_bucket(most); i = plan_bucket(i + 1))
         n++;
-    return n * GRAPH_BYTES;
+    return 2 * n * GRAPH_BYTES; /* for either step in flight */
 }
 
 /* Memory that can be had now. With memory shared with the processor the

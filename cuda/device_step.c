@@ -1,12 +1,16 @@
 /*
  * Steps: from a batch to device arrays, launches, and back to results.
  *
- * DESIGN. Everything runs on one stream in the order of submission; a step's
- * arrays go over in one copy from pinned memory, its results come back in one.
- * Two steps may be in flight: each has its own pinned buffers and results. A
- * step of single query tokens replays a graph recorded for its padded number
- * of sequences; padding tokens see no keys, write no cache row and draw
- * nothing. The arrays of a graph lie at fixed places for its size.
+ * DESIGN. All kernels run on one stream in the order of submission. Between the
+ * last kernel of a step and the first of the next nothing stands but an event:
+ * a step's arrays go over in one copy on a stream of their own while the step
+ * before runs, and its kernels write the results to pinned memory. For that,
+ * each of the two steps that may be in flight has its own arrays and results,
+ * and its own graphs: a step of single query tokens replays one recorded for
+ * its padded number of sequences. Padding tokens see no keys, write no cache
+ * row and draw nothing. The arrays of a graph lie at fixed places for its size.
+ * Masks, biases and counts of penalties, which few requests have, are there
+ * once and are copied in the stream of the kernels.
  */
 #include "config.h"
 
@@ -34,6 +38,13 @@ pinned(struct cuda *c, void *out, uint64_t size, struct err *e)
 }
 
 static int
+event(struct cuda *c, cudaEvent_t *out, struct err *e)
+{
+    return cuda_check(c, (int)cudaEventCreateWithFlags(
+                             out, cudaEventDisableTiming), "event", e);
+}
+
+static int
 flight_open(struct cuda *c, struct flight *f, struct err *e)
 {
     uint64_t seqs = c->limits.max_seqs, rows = c->out_rows;
@@ -46,15 +57,17 @@ flight_open(struct cuda *c, struct flight *f, struct err *e)
     if (r == 0)
         r = pinned(c, &f->bias, seqs * BIAS_MAX * 4, e);
     if (r == 0)
-        r = pinned(c, &f->host.out, rows * sizeof *f->host.out, e);
+        r = pinned(c, &f->out.out, rows * sizeof *f->out.out, e);
     if (r == 0)
-        r = pinned(c, &f->host.top_id, rows * BACKEND_TOP_MAX * 4, e);
+        r = pinned(c, &f->out.top_id, rows * BACKEND_TOP_MAX * 4, e);
     if (r == 0)
-        r = pinned(c, &f->host.top_logprob, rows * BACKEND_TOP_MAX * 4, e);
+        r = pinned(c, &f->out.top_logprob, rows * BACKEND_TOP_MAX * 4, e);
     if (r == 0)
-        r = cuda_check(c, (int)cudaEventCreate(&f->begin), "event", e);
+        r = pinned(c, &f->out.clock, 2 * sizeof *f->out.clock, e);
     if (r == 0)
-        r = cuda_check(c, (int)cudaEventCreate(&f->end), "event", e);
+        r = event(c, &f->sent, e);
+    if (r == 0)
+        r = event(c, &f->end, e);
     f->want = calloc(seqs, sizeof *f->want);
     f->result = calloc(seqs + 1, sizeof *f->result);
     if (r == 0 && (f->want == NULL || f->result == NULL))
@@ -74,23 +87,23 @@ step_free(struct cuda *c)
 {
     for (int i = 0; i < 2; i++) {
         struct flight *f = &c->flight[i];
-        void *p[] = {f->meta, f->mask, f->bias_id, f->bias, f->host.out,
-                     f->host.top_id, f->host.top_logprob};
+        void *p[] = {f->meta, f->mask, f->bias_id, f->bias, f->out.out,
+                     f->out.top_id, f->out.top_logprob, f->out.clock};
         for (size_t k = 0; k < sizeof p / sizeof p[0]; k++)
             if (p[k] != NULL)
                 cudaFreeHost(p[k]);
-        if (f->begin)
-            cudaEventDestroy(f->begin);
+        if (f->sent)
+            cudaEventDestroy(f->sent);
         if (f->end)
             cudaEventDestroy(f->end);
+        for (int n = 0; n <= GRAPH_MAX; n++)
+            if (f->graph[n])
+                cudaGraphExecDestroy(f->graph[n]);
         free(f->want);
         free(f->result);
         free(f->lp);
         free(f->rank);
     }
-    for (int i = 0; i <= GRAPH_MAX; i++)
-        if (c->graph[i])
-            cudaGraphExecDestroy(c->graph[i]);
 }
 
 static int
@@ -152,9 +165,10 @@ check_batch(const struct cuda *c, const struct batch *b, struct err *e)
 
 /* Sizes of the step, and whether a graph serves it. */
 static struct step_shape
-shape_of(const struct cuda *c, const struct batch *b)
+shape_of(const struct flight *f, const struct batch *b)
 {
-    struct step_shape s = {.n = (int)b->n_tok, .graph = true};
+    struct step_shape s = {.n = (int)b->n_tok, .graph = true,
+                           .out = &f->out};
     for (uint32_t i = 0; i < b->n_seq; i++) {
         const struct batch_seq *q = &b->seq[i];
         s.graph &= q->n_tok == 1 && q->target == NULL;
@@ -163,7 +177,7 @@ shape_of(const struct cuda *c, const struct batch *b)
                         || (q->target && q->target[k] >= 0);
     }
     uint32_t bucket = plan_bucket(b->n_tok);
-    s.graph &= bucket <= GRAPH_MAX && c->graph[bucket] != NULL;
+    s.graph &= bucket <= GRAPH_MAX && f->graph[bucket] != NULL;
     if (s.graph)
         s.n = s.n_pick = s.n_row = (int)bucket;
     else
@@ -347,15 +361,12 @@ fill(struct making *k, struct err *e)
 {
     uint32_t cap = (uint32_t)k->s.n, rows = (uint32_t)k->s.n_pick;
     meta_layout(&k->host, k->f->meta, cap, rows);
-    meta_layout(&k->dev, k->c->meta_dev, cap, rows);
-    k->f->any_top = false;
+    meta_layout(&k->dev, k->f->meta_dev, cap, rows);
     for (uint32_t i = 0; i < k->b->n_seq; i++) {
         const struct batch_seq *q = &k->b->seq[i];
         int r = fill_seq(k, q, &k->f->want[i], e);
         if (r != 0)
             return r;
-        k->f->any_top |= (q->sample && q->n_top > 0)
-                         || (q->target && q->target_top > 0);
     }
     if (k->s.graph)
         fill_padding(k);
@@ -399,8 +410,12 @@ send(struct making *k)
 {
     struct cuda *c = k->c;
     const uint64_t words = ((uint64_t)c->p.vocab + 31) / 32;
-    int r = copy_in(c->meta_dev, k->f->meta, k->host.fixed + k->n_table * 4,
-                    c->stream);
+    int r = copy_in(k->f->meta_dev, k->f->meta,
+                    k->host.fixed + k->n_table * 4, c->copies);
+    if (r == 0)
+        r = (int)cudaEventRecord(k->f->sent, c->copies);
+    if (r == 0)
+        r = (int)cudaStreamWaitEvent(c->stream, k->f->sent, 0);
     if (r == 0)
         r = copy_in(c->mask_dev, k->f->mask, k->n_mask * words * 4,
                     c->stream);
@@ -413,35 +428,11 @@ send(struct making *k)
 }
 
 static int
-copy_out(void *dst, const void *src, uint64_t size, cudaStream_t s)
-{
-    return (int)cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, s);
-}
-
-static int
-receive(struct making *k)
-{
-    struct cuda *c = k->c;
-    struct flight *f = k->f;
-    uint64_t n = k->n_out, tops = n * BACKEND_TOP_MAX * 4;
-    int r = 0;
-    if (n > 0)
-        r = copy_out(f->host.out, c->out.out, n * sizeof *f->host.out,
-                     c->stream);
-    if (r == 0 && n > 0 && f->any_top)
-        r = copy_out(f->host.top_id, c->out.top_id, tops, c->stream);
-    if (r == 0 && n > 0 && f->any_top)
-        r = copy_out(f->host.top_logprob, c->out.top_logprob, tops,
-                     c->stream);
-    return r;
-}
-
-static int
 launch_step(struct making *k)
 {
     struct cuda *c = k->c;
     if (k->s.graph)
-        return (int)cudaGraphLaunch(c->graph[k->s.n], c->stream);
+        return (int)cudaGraphLaunch(k->f->graph[k->s.n], c->stream);
     int r = decoder_run(c, &k->s, &k->dev, &k->host, k->b);
     return r == 0 ? decoder_sample(c, &k->s, &k->dev) : r;
 }
@@ -455,18 +446,15 @@ step_submit(struct cuda *c, const struct batch *b, struct err *e)
         r = err_set(e, ERR_STATE, "two steps are already in flight");
     if (r != 0)
         return r;
-    k.s = shape_of(c, b);
+    k.s = shape_of(k.f, b);
     r = fill(&k, e);
     if (r != 0)
         return r;
     c->trouble[0] = '\0';
-    r = (int)cudaEventRecord(k.f->begin, c->stream);
-    if (r == 0)
-        r = send(&k);
+    k.f->out.clock[0] = k.f->out.clock[1] = 0;
+    r = send(&k);
     if (r == 0)
         r = launch_step(&k);
-    if (r == 0)
-        r = receive(&k);
     if (r == 0)
         r = (int)cudaEventRecord(k.f->end, c->stream);
     if (r != 0) {
@@ -505,7 +493,7 @@ struct writer {
 static struct logprob *
 put_row(struct writer *w, int row)
 {
-    const struct sample_out *o = &w->f->host.out[row];
+    const struct sample_out *o = &w->f->out.out[row];
     w->f->rank[w->rank++] = (uint32_t)o->rank;
     w->f->lp[w->lp] = (struct logprob){o->id, o->logprob};
     return &w->f->lp[w->lp++];
@@ -517,8 +505,8 @@ put_tops(struct writer *w, int row, int n)
     const uint64_t at = (uint64_t)row * BACKEND_TOP_MAX;
     for (int i = 0; i < n; i++)
         w->f->lp[w->lp++] = (struct logprob){
-            w->f->host.top_id[at + (uint64_t)i],
-            w->f->host.top_logprob[at + (uint64_t)i]};
+            w->f->out.top_id[at + (uint64_t)i],
+            w->f->out.top_logprob[at + (uint64_t)i]};
 }
 
 static void
@@ -527,7 +515,7 @@ put_draw(struct writer *w, const struct seq_want *want, struct seq_result *r)
     if (want->draw < 0)
         return;
     r->n_out = 1;
-    r->out[0] = w->f->host.out[want->draw].id;
+    r->out[0] = w->f->out.out[want->draw].id;
     if (want->n_top < 0)
         return;
     r->drawn_rank = &w->f->rank[w->rank];
@@ -565,13 +553,23 @@ put_targets(struct writer *w, const struct seq_want *want,
     }
 }
 
+/* When the last of a step's rows was drawn; 0 = not known. */
+static uint64_t
+end_of(const struct flight *f)
+{
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < f->n_row; i++)
+        if (f->out.out[i].done > end)
+            end = f->out.out[i].done;
+    return f->n_row > 0 ? end : f->out.clock[1];
+}
+
 int
 step_collect(struct cuda *c, struct step_result *out, struct err *e)
 {
     struct flight *f = &c->flight[c->collected % 2];
     struct writer w = {.f = f};
     uint64_t lp = 1, rank = 1;
-    float ms = 0;
     if (!f->busy)
         return err_set(e, ERR_STATE, "no step is in flight");
     int r = cuda_check(c, (int)cudaEventSynchronize(f->end), "step", e);
@@ -581,7 +579,6 @@ step_collect(struct cuda *c, struct step_result *out, struct err *e)
     }
     f->busy = false;
     c->collected++;
-    cudaEventElapsedTime(&ms, f->begin, f->end);
     for (uint32_t i = 0; i < f->n_seq; i++) {
         const struct seq_want *q = &f->want[i];
         lp += 1 + (q->n_top > 0 ? (uint64_t)q->n_top : 0);
@@ -603,12 +600,38 @@ step_collect(struct cuda *c, struct step_result *out, struct err *e)
     }
     *out = (struct step_result){
         .step = f->step, .n_seq = f->n_seq, .seq = f->result,
-        .device_ns = (uint64_t)((double)ms * 1e6),
+        .begin_ns = f->out.clock[0], .end_ns = end_of(f),
     };
     return 0;
 }
 
-/* Records the graph of every padded batch size. */
+/* Records the graph of n padded sequences for a step in flight f. */
+static int
+capture(struct cuda *c, struct flight *f, uint32_t n)
+{
+    struct step_shape s = {.n = (int)n, .n_pick = (int)n, .n_row = (int)n,
+                           .graph = true, .out = &f->out};
+    struct meta m;
+    cudaGraph_t g = NULL;
+    meta_layout(&m, f->meta_dev, n, n);
+    int r = (int)cudaStreamBeginCapture(c->stream,
+                                        cudaStreamCaptureModeThreadLocal);
+    if (r == 0)
+        r = decoder_run(c, &s, &m, NULL, NULL);
+    if (r == 0)
+        r = decoder_sample(c, &s, &m);
+    int end = (int)cudaStreamEndCapture(c->stream, &g);
+    if (r == 0)
+        r = end;
+    if (r == 0)
+        r = (int)cudaGraphInstantiate(&f->graph[n], g, 0);
+    if (r == 0)
+        r = (int)cudaGraphUpload(f->graph[n], c->stream);
+    if (g)
+        cudaGraphDestroy(g);
+    return r;
+}
+
 int
 step_capture(struct cuda *c, struct err *e)
 {
@@ -616,27 +639,8 @@ step_capture(struct cuda *c, struct err *e)
     int r = 0;
     most = plan_bucket(most < GRAPH_MAX ? most : GRAPH_MAX);
     for (uint32_t n = 1; r == 0 && n <= most && n <= c->cap;
-         n = plan_bucket(n + 1)) {
-        struct step_shape s = {.n = (int)n, .n_pick = (int)n,
-                               .n_row = (int)n, .graph = true};
-        struct meta m;
-        cudaGraph_t g = NULL;
-        meta_layout(&m, c->meta_dev, n, n);
-        r = (int)cudaStreamBeginCapture(c->stream,
-                                        cudaStreamCaptureModeThreadLocal);
-        if (r == 0)
-            r = decoder_run(c, &s, &m, NULL, NULL);
-        if (r == 0)
-            r = decoder_sample(c, &s, &m);
-        int end = (int)cudaStreamEndCapture(c->stream, &g);
-        if (r == 0)
-            r = end;
-        if (r == 0)
-            r = (int)cudaGraphInstantiate(&c->graph[n], g, 0);
-        if (r == 0)
-            r = (int)cudaGraphUpload(c->graph[n], c->stream);
-        if (g)
-            cudaGraphDestroy(g);
-    }
+         n = plan_bucket(n + 1))
+        for (int i = 0; r == 0 && i < 2; i++)
+            r = capture(c, &c->flight[i], n);
     return cuda_check(c, r, "recording the decode graphs", e);
 }

@@ -44,8 +44,12 @@ embed_rows(struct embed a)
     const size_t i = blockIdx.x;
     pdl_trigger();
     pdl_wait();
-    if (i == 0 && threadIdx.x == 0 && a.barrier)
-        *a.barrier = 0;
+    if (i == 0 && threadIdx.x == 0) {
+        if (a.begin)
+            *a.begin = device_clock();
+        if (a.barrier)
+            *a.barrier = 0;
+    }
     int tok = a.token[i], img = a.image ? a.image[i] : -1;
     if (tok < 0)
         tok = a.last[a.slot[i]];

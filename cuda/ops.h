@@ -156,6 +156,7 @@ struct embed {
     float eps;
     int n, dim, vocab;
     unsigned *barrier;     /* zeroed for the step's grid barriers, or NULL */
+    uint64_t *begin;       /* gets the device's clock, or NULL */
 };
 int cuda_embed(const struct embed *a, cudaStream_t s);
 /* h = rms(x) * norm, rows picked by row (NULL: all). */
@@ -272,6 +273,7 @@ struct sample_out {
     int id;
     float logprob;
     int rank;
+    uint64_t done;        /* the device's clock, ns */
 };
 struct sample {
     const struct sample_row *row;  /* [n] */
@@ -289,6 +291,8 @@ struct sample {
     float *top_logprob;
 };
 int cuda_sample(const struct sample *a, cudaStream_t s);
+/* The device's clock into *clock, for a step that draws nothing. */
+int cuda_clock(uint64_t *clock, cudaStream_t s);
 /* Rebuilds counts[slot] from ids [n] (the first n_prompt are the prompt). */
 int cuda_count_ids(uint16_t *count, int vocab, int slot, const int *id,
                    int n, int n_prompt, bool clear, cudaStream_t s);

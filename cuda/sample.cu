@@ -554,6 +554,13 @@ process(const sample &a, const sample_row &r, const float *raw)
     return p;
 }
 
+DEV void
+put_id(const sample &a, const sample_row &r, int id)
+{
+    a.out[r.out].id = id;
+    a.out[r.out].done = device_clock();
+}
+
 static __global__ void
 __launch_bounds__(NTH)
 sample_rows(const __grid_constant__ sample a)
@@ -569,7 +576,7 @@ sample_rows(const __grid_constant__ sample a)
     if (r.target >= 0) {
         put_logprobs(a, r, raw, r.target, sh);
         if (threadIdx.x == 0)
-            a.out[r.out].id = r.target;
+            put_id(a, r, r.target);
         return;
     }
     const float *p = process(a, r, raw);
@@ -585,7 +592,7 @@ sample_rows(const __grid_constant__ sample a)
     if (r.n_top >= 0)
         put_logprobs(a, r, r.raw ? raw : p, id, sh);
     if (threadIdx.x == 0) {
-        a.out[r.out].id = nan ? -1 : id;
+        put_id(a, r, nan ? -1 : id);
         a.last[r.slot] = id;
         if (r.penal) {
             uint16_t *c = a.count + (size_t)r.slot * a.vocab + id;
@@ -614,6 +621,20 @@ count_ids(uint16_t *count, int vocab, const int *id, int n, int n_prompt)
         else
             atomicAdd(word, 1u << shift);
     }
+}
+
+static __global__ void
+read_clock(uint64_t *clock)
+{
+    pdl_trigger();
+    pdl_wait();
+    *clock = device_clock();
+}
+
+extern "C" int
+cuda_clock(uint64_t *clock, cudaStream_t s)
+{
+    return launch<0>(read_clock, dim3(1), 1, s, clock);
 }
 
 extern "C" int

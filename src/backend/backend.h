@@ -121,7 +121,8 @@ struct step_result {
     uint64_t step;
     uint32_t n_seq;
     const struct seq_result *seq;
-    uint64_t device_ns;     /* time the device worked on it */
+    uint64_t begin_ns, end_ns; /* when the device began and ended it, by its
+                               own clock; 0 = not known */
 };
 
 struct backend_limits {

@@ -31,7 +31,7 @@ struct place {
     enum place_state state;
     const struct batch *batch;
     struct results results;
-    uint64_t ns;
+    uint64_t begin_ns, end_ns;
     int code;           /* of the step */
     struct err err;
 };
@@ -303,9 +303,9 @@ runner_main(void *arg)
             break;
         c->next_run++;
         pthread_mutex_unlock(&c->lock);
-        uint64_t start = clock_ns();
+        p->begin_ns = clock_ns();
         p->code = step_run(&c->step, p->batch, &p->results, &p->err);
-        p->ns = clock_ns() - start;
+        p->end_ns = clock_ns();
         pthread_mutex_lock(&c->lock);
         p->state = PLACE_DONE;
         pthread_cond_broadcast(&c->changed);
@@ -429,7 +429,9 @@ cpu_collect(struct backend *b, struct step_result *out, struct err *e)
         return err_set(e, p->code, "cpu: %s", p->err.text);
     *out = (struct step_result){.step = p->batch->step,
                                 .n_seq = p->batch->n_seq,
-                                .seq = p->results.seq, .device_ns = p->ns};
+                                .seq = p->results.seq,
+                                .begin_ns = p->begin_ns,
+                                .end_ns = p->end_ns};
     return 0;
 }
 

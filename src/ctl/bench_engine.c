@@ -6,7 +6,9 @@
  * token until the step before the first one ends, so that only full batches
  * are in it. Prefill: one
  * request of each length, time to its first token. Every point is run --runs
- * times; median, lowest and highest are shown. The prefix cache is off.
+ * times; median, lowest and highest are shown, and for decoding the mean pause
+ * of the device between two steps, when it has a clock. The prefix cache is
+ * off.
  */
 #include "config.h"
 
@@ -31,11 +33,13 @@ struct points {
 };
 
 struct run {
+    struct engine *en;
     pthread_mutex_t lock;
     pthread_cond_t ended;
     uint32_t n, n_first, n_ended;
     uint64_t t_all_first, t_first_end;
     uint64_t tokens;          /* between those two */
+    struct engine_stats first, last; /* at those two */
     bool failed;
     char error[256];
 };
@@ -165,10 +169,10 @@ static int
 point(struct engine_bench *b, const char *what, uint32_t x, struct err *e)
 {
     bool decode = strcmp(what, "decode") == 0;
-    struct samples rate = {0};
+    struct samples rate = {0}, pause = {0};
     int rc = 0;
     for (long long i = 0; rc == 0 && i < b->runs; i++) {
-        struct run r = {0};
+        struct run r = {.en = b->en};
         uint64_t from = clock_ns();
         rc = decode ? one_run(b, x, b->prompt, b->tokens, &r, e)
                     : one_run(b, 1, x, 1, &r, e);
@@ -177,19 +181,30 @@ point(struct engine_bench *b, const char *what, uint32_t x, struct err *e)
         double n = decode ? (double)r.tokens : x;
         if (rc == 0 && samples_add(&rate, s > 0 ? n / (s * 1e-9) : 0) != 0)
             rc = err_set(e, ERR_NOMEM, "out of memory");
+        double n_pause = (double)(r.last.pauses - r.first.pauses);
+        if (rc == 0 && decode && n_pause > 0 &&
+            samples_add(&pause, (double)(r.last.pause_ns - r.first.pause_ns) *
+                                    1e-3 / n_pause) != 0)
+            rc = err_set(e, ERR_NOMEM, "out of memory");
     }
     double mid = samples_percentile(&rate, 50);
     double low = samples_percentile(&rate, 0);
     double high = samples_percentile(&rate, 100);
     if (rc == 0 && b->json)
         printf("{\"what\": \"%s\", \"%s\": %u, \"runs\": %lld, "
-               "\"tokens_s\": %.2f, \"lowest\": %.2f, \"highest\": %.2f}\n",
+               "\"tokens_s\": %.2f, \"lowest\": %.2f, \"highest\": %.2f",
                what, decode ? "batch" : "tokens", x, b->runs, mid, low, high);
     else if (rc == 0)
-        printf("%-8s %s %-6u  %10.1f tokens/s  (%.1f to %.1f in %lld runs)\n",
+        printf("%-8s %s %-6u  %10.1f tokens/s  (%.1f to %.1f in %lld runs)",
                what, decode ? "batch" : "prompt", x, mid, low, high, b->runs);
+    if (rc == 0 && pause.n > 0)
+        printf(b->json ? ", \"pause_us\": %.2f" : "  pause %.2f us",
+               samples_percentile(&pause, 50));
+    if (rc == 0)
+        printf(b->json ? "}\n" : "\n");
     fflush(stdout);
     samples_free(&rate);
+    samples_free(&pause);
     return rc;
 }
 
@@ -251,12 +266,16 @@ post(const struct engine_event *ev)
     pthread_mutex_lock(&r->lock);
     if (!c->started && ev->n_tok > 0) {
         c->started = true;
-        if (++r->n_first == r->n)
+        if (++r->n_first == r->n) {
             r->t_all_first = now;
+            engine_stats(r->en, &r->first);
+            r->last = r->first;
+        }
     } else if (r->n_first == r->n && r->n_ended == 0 &&
                (ev->finish == ENGINE_RUNNING || r->n == 1)) {
         r->tokens += ev->n_tok;
         r->t_first_end = now;
+        engine_stats(r->en, &r->last);
     }
     if (ev->finish != ENGINE_RUNNING) {
         r->n_ended++;

@@ -37,6 +37,9 @@ struct engine {
     uint32_t depth, n_fly;    /* steps in flight */
     uint64_t n_step;          /* launched */
     uint64_t last_step;       /* clock_ns */
+    uint64_t device_end;      /* of the step before, the device's clock; 0 =
+                                 there was nothing to do in between */
+    uint64_t n_pause, pause_ns; /* of the device between steps */
     pthread_t thread;
 
     pthread_mutex_t lock;     /* guards all below */
@@ -67,6 +70,8 @@ static void publish(struct engine *en);
 static void turn(struct engine *en);
 static bool launch(struct engine *en);
 static void land(struct engine *en);
+static void time_step(struct engine *en, const struct step *st,
+                      const struct step_result *res);
 static void unblock(struct engine *en);
 static void end_all(struct engine *en, struct list *l, enum engine_finish why,
                     const struct err *e);
@@ -293,6 +298,8 @@ take_orders(struct engine *en)
     list_init(&cancels);
     pthread_mutex_lock(&en->lock);
     publish(en);
+    if (idle(en))
+        en->device_end = 0;
     while (idle(en) && !en->woken)
         pthread_cond_wait(&en->wake, &en->lock);
     en->woken = false;
@@ -365,7 +372,8 @@ publish(struct engine *en)
         .running = s->n_running, .waiting = s->n_waiting,
         .blocks_used = used, .blocks_cached = s->kv.n_idle,
         .blocks_total = s->kv.n_blocks, .steps = en->n_step,
-        .last_step_ns = en->last_step};
+        .last_step_ns = en->last_step,
+        .pauses = en->n_pause, .pause_ns = en->pause_ns};
     metrics_set(METRIC_RUNNING, s->n_running);
     metrics_set(METRIC_WAITING, s->n_waiting);
     metrics_set(METRIC_KV_USAGE, (double)used / s->kv.n_blocks);
@@ -421,12 +429,31 @@ land(struct engine *en)
     }
     en->n_fly--;
     en->last_step = clock_ns();
-    metrics_observe(METRIC_STEP_TIME,
-                    (double)(en->last_step - st->t_submit) * 1e-9);
+    time_step(en, st, &res);
     output_take(&en->sched, st, &res);
     for (uint32_t i = 0; i < st->batch.n_seq; i++)
         if (st->entry[i].r->in.n_image > 0)
             images_free(st->entry[i].r, en->b, false);
+}
+
+/* A device that does not tell its times is given those of the host, in which
+ * the step before may still have run. */
+static void
+time_step(struct engine *en, const struct step *st,
+          const struct step_result *res)
+{
+    bool known = res->begin_ns != 0 && res->end_ns >= res->begin_ns;
+    uint64_t ns = known ? res->end_ns - res->begin_ns
+                        : en->last_step - st->t_submit;
+    metrics_observe(METRIC_STEP_TIME, (double)ns * 1e-9);
+    if (known && en->device_end != 0) {
+        uint64_t pause = res->begin_ns > en->device_end
+                             ? res->begin_ns - en->device_end : 0;
+        metrics_observe(METRIC_DEVICE_PAUSE, (double)pause * 1e-9);
+        en->pause_ns += pause;
+        en->n_pause++;
+    }
+    en->device_end = known ? res->end_ns : 0;
 }
 
 /* Nothing is in flight and yet nothing could be launched: an image found no

@@ -149,6 +149,10 @@ struct engine_stats {
     uint64_t steps;
     bool alive;             /* false after a fatal device error */
     uint64_t last_step_ns;  /* clock_ns of the last finished step */
+    uint64_t pauses;        /* steps before which the device had a pause while
+                               there were requests, be it 0 ns, and their sum;
+                               none from a device without a clock */
+    uint64_t pause_ns;
 };
 void engine_stats(struct engine *en, struct engine_stats *out);
 /* Empties the prefix tree of blocks that nobody uses; returns blocks freed. */

@@ -29,6 +29,10 @@ static const double step_time[] = {
     .0005, .001, .0015, .002, .003, .005, .0075, .01, .02, .03, .05, .1, .2,
     .5, 1, 2, 5
 };
+static const double pause_time[] = {
+    1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 5e-4, .001, .002,
+    .005, .01, .1, 1
+};
 static const double token_count[] = {
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000,
     100000, 200000, 500000
@@ -100,6 +104,8 @@ const struct metric_row metrics_tab[METRIC_N] = {
         "From the first token to the last."),
     [METRIC_STEP_TIME] = HISTOGRAM("step_seconds", NULL, step_time,
         "Time of a step on the device."),
+    [METRIC_DEVICE_PAUSE] = HISTOGRAM("device_pause_seconds", NULL, pause_time,
+        "Pause of the device before a step, while there were requests."),
     [METRIC_REQUEST_PROMPT] = HISTOGRAM("request_prompt_tokens",
         "request_prompt_tokens", token_count, "Prompt tokens a request."),
     [METRIC_REQUEST_GENERATED] = HISTOGRAM("request_generation_tokens",

@@ -5,7 +5,8 @@
  * (cuda/selftest.c). What nothing may read is poisoned: memory beyond the
  * rows of a step holds not-a-number from the step before.
  *
- * Every step runs twice and must give the same bits.
+ * Every step runs twice and must give the same bits. A text that is continued
+ * with two steps in flight comes out as with one.
  *
  * With -b [LAYERS [SEQUENCES TOKENS CACHED]], the device time of steps of the
  * release's shape, medians of 9.
@@ -186,6 +187,92 @@ check_form(const char *dir, const struct form *f)
     return bad;
 }
 
+enum { SEQS = 3, STEPS = 14, CHUNK = 40 };
+
+/* What a chain of steps gave, and when. */
+struct chain {
+    struct logprob drawn[STEPS][SEQS];
+    uint64_t begin[STEPS], end[STEPS];
+};
+
+/* Step k of three texts: two chunks of prompt, of which the first draws
+ * nothing, then a token a step. */
+struct chain_step {
+    struct batch b;
+    struct batch_seq q[SEQS];
+    int32_t token[SEQS * CHUNK];
+    uint32_t block[SEQS][2];
+};
+
+static void
+make_step(struct chain_step *s, uint32_t k, int vocab)
+{
+    static const struct sampling greedy = {.top_p = 1,
+                                           .repetition_penalty = 1};
+    uint32_t n = k < 2 ? CHUNK : 1, past = k < 2 ? k * CHUNK
+                                                 : 2 * CHUNK + k - 2;
+    s->b = (struct batch){.n_tok = SEQS * n, .n_seq = SEQS, .step = k,
+                          .token = s->token, .seq = s->q};
+    for (uint32_t i = 0; i < SEQS; i++) {
+        for (uint32_t t = 0; t < 2; t++)
+            s->block[i][t] = 2 * i + t;
+        for (uint32_t t = 0; t < n; t++)
+            s->token[i * n + t] =
+                k < 2 ? (int32_t)((i * 977 + (past + t) * 31) %
+                                  (unsigned)vocab) : TOKEN_SAMPLED;
+        s->q[i] = (struct batch_seq){
+            .slot = i, .first = i * n, .n_tok = n, .n_past = past,
+            .block = s->block[i], .n_block = 2, .max_out = 1,
+            .reset = k == 0, .sample = k > 0, .sampling = &greedy,
+            .n_top = 0};
+    }
+}
+
+static int
+run_chain(struct cuda *c, uint32_t depth, struct chain *out, struct err *e)
+{
+    static struct chain_step step[2];
+    struct step_result res;
+    int r = 0;
+    for (uint32_t k = 0, done = 0; r == 0 && done < STEPS;) {
+        if (k < STEPS && k - done < depth) {
+            make_step(&step[k % 2], k, c->p.vocab);
+            r = step_submit(c, &step[k++ % 2].b, e);
+            continue;
+        }
+        r = step_collect(c, &res, e);
+        for (uint32_t i = 0; r == 0 && done > 0 && i < SEQS; i++)
+            out->drawn[done][i] = res.seq[i].drawn[0];
+        out->begin[done] = res.begin_ns;
+        out->end[done++] = res.end_ns;
+    }
+    return r;
+}
+
+static int
+check_flight(const char *dir, const struct form *f)
+{
+    static struct chain one, two;
+    struct err e = {0};
+    struct model *m = NULL;
+    struct backend *b = NULL;
+    int bad = 0, r = open_form(dir, f, 2, &m, &b, &e);
+    if (r == 0)
+        r = run_chain((struct cuda *)b, 1, &one, &e);
+    if (r == 0)
+        r = run_chain((struct cuda *)b, 2, &two, &e);
+    bad = r != 0 || memcmp(one.drawn, two.drawn, sizeof one.drawn) != 0;
+    for (int k = 0; k < STEPS; k++)
+        bad |= two.begin[k] == 0 || two.end[k] < two.begin[k] ||
+               (k > 0 && two.begin[k] < two.end[k - 1]);
+    printf("%s %s: two steps in flight %s\n", bad ? "FAIL" : "ok  ", f->what,
+           e.text);
+    if (b)
+        backend_cuda.close(b);
+    model_close(m);
+    return bad;
+}
+
 static int
 by_value(const void *a, const void *b)
 {
@@ -224,7 +311,7 @@ time_shape(struct cuda *c, const struct selftest_shape *s, struct err *e)
         if (r == 0)
             r = step_collect(c, &out, e);
         if (k >= 0)
-            us[k] = (double)out.device_ns * 1e-3;
+            us[k] = (double)(out.end_ns - out.begin_ns) * 1e-3;
     }
     free(q);
     free(tok);
@@ -284,6 +371,8 @@ main(int argc, char **argv)
     }
     for (size_t i = 0; !timing && i < sizeof forms / sizeof forms[0]; i++)
         bad += check_form(dir, &forms[i]);
+    if (!timing)
+        bad += check_flight(dir, &forms[3]);
     snprintf(path, sizeof path, "%s/params.json", dir);
     unlink(path);
     rmdir(dir);

@@ -39,7 +39,7 @@ struct fake {
     uint32_t *rank;
     float *image;            /* first pixel by handle; < 0: free */
     unsigned n_images, faults;
-    uint64_t n_tokens, n_steps;
+    uint64_t n_tokens, n_steps, clock;
     uint32_t largest;
 };
 
@@ -323,6 +323,10 @@ fake_collect(struct backend *b, struct step_result *out, struct err *e)
         run_seq(f, &fl->batch, &fl->batch.seq[i], &f->result[i]);
     *out = (struct step_result){.step = fl->batch.step,
                                 .n_seq = fl->batch.n_seq, .seq = f->result};
+    if (f->o.run_ns > 0) {
+        out->begin_ns = f->clock += f->o.pause_ns;
+        out->end_ns = f->clock += f->o.run_ns;
+    }
     for (uint32_t i = 0; i < fl->batch.n_seq; i++)
         free(fl->block[i]);
     free(fl->block);

@@ -17,6 +17,7 @@ struct fake_options {
     bool fail_submit;        /* ... or whose submit fails */
     uint32_t max_images;     /* handles at a time; 0 = no images */
     unsigned step_us;        /* time a step takes */
+    uint64_t run_ns, pause_ns; /* its clock: each step, and before each */
 };
 
 struct backend *fake_create(const struct fake_options *o);

@@ -610,6 +610,36 @@ test_drain_and_destroy(void **state)
         client_free(&c[i]);
 }
 
+/* Between the steps of one request the device pauses; before a request that
+ * comes when there was none it was idle by right. */
+static void
+test_pauses_of_the_device(void **state)
+{
+    for (int overlap = 0; overlap < 2; overlap++) {
+        struct rig g;
+        struct engine_stats st;
+        rig_defaults(&g);
+        g.o.overlap = overlap;
+        g.f.run_ns = 2000000;
+        g.f.pause_ns = 7000;
+        rig_start(&g);
+        for (uint32_t i = 0; i < 3; i++) {
+            struct client c;
+            client_init(&c, 600, i, VOCAB, 20); /* two steps of prefill */
+            submit(&c, &g);
+            finish(&c);
+            client_free(&c);
+            do
+                engine_stats(g.en, &st);
+            while (st.running);
+        }
+        assert_int_equal(st.steps, 3 * 21);
+        assert_int_equal(st.pauses, st.steps - 3);
+        assert_int_equal(st.pause_ns, st.pauses * 7000);
+        rig_stop(&g);
+    }
+}
+
 static void
 test_device_failure(void **state)
 {
@@ -737,6 +767,7 @@ main(void)
         cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_drain_and_destroy),
+        cmocka_unit_test(test_pauses_of_the_device),
         cmocka_unit_test(test_device_failure),
         cmocka_unit_test(test_images),
         cmocka_unit_test(test_create_errors),
