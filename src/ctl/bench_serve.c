@@ -8,6 +8,10 @@
  * the server's own usage report at the end; events are counted as they come,
  * so replies whose tokens arrive bundled do not look slower or faster.
  *
+ * As bench engine does, the rate of full batches is counted apart: from the
+ * first token of the last stream to the first end of a reply after it. What a
+ * stream's events in that time are worth in tokens is known at its end.
+ *
  * A stream has fallen behind when its last token came later than its first
  * plus the pace asked for (--rate) plus the slack, or when two events were
  * further apart than one period plus the slack.
@@ -56,9 +60,12 @@ struct bench {
     size_t n_keys;
     /* progress */
     struct stream *streams;
-    long long n_sent, n_done, n_failed, n_behind, n_started;
+    long long n_sent, n_done, n_failed, n_behind, n_started, n_spoke;
     uint64_t t_begin, t_first, t_last;
-    uint64_t n_events, tokens;
+    uint64_t n_events, tokens, prompt_tokens;
+    uint64_t full_from, full_to; /* all streams generate; 0 = not yet */
+    bool full_over;
+    double full_tokens;
     struct samples ttft, gap, total, late;
     struct process_use before, after;
     char error[256];         /* the first failure's text */
@@ -70,10 +77,10 @@ struct stream {
     struct loop_watch watch;
     struct http_reply reply;
     struct buf out;          /* request not sent yet */
-    bool open, connected, done, reused;
+    bool open, connected, done, reused, spoke;
     uint64_t t_send, t_first, t_last;
     double max_gap;
-    uint64_t events, tokens;
+    uint64_t events, full_events, tokens, prompt_tokens;
 };
 
 static int read_options(struct bench *b, int argc, char **argv);
@@ -329,6 +336,7 @@ next_request(struct stream *s)
     }
     b->n_sent++;
     s->t_first = s->t_last = s->events = s->tokens = 0;
+    s->full_events = s->prompt_tokens = 0;
     s->max_gap = 0;
     http_reply_reset(&s->reply, on_event, s);
     s->reused = s->open;
@@ -462,11 +470,20 @@ on_event(void *arg, const char *p, size_t n)
     struct bench *b = s->b;
     if (!has_text(p, n, "content\":") && !has_text(p, n, "\"text\":")) {
         uint64_t tokens = number_after(p, n, "\"completion_tokens\"");
-        if (tokens > 0)
+        if (tokens > 0) {
             s->tokens = tokens;
+            s->prompt_tokens = number_after(p, n, "\"prompt_tokens\"");
+        }
         return;
     }
     uint64_t now = clock_ns();
+    if (b->full_from != 0 && !b->full_over) {
+        s->full_events++;
+        b->full_to = now;
+    }
+    if (!s->spoke && ++b->n_spoke == b->n_streams)
+        b->full_from = b->full_to = now;
+    s->spoke = true;
     if (s->events++ == 0) {
         s->t_first = now;
         samples_add(&b->ttft, (double)(now - s->t_send) * 1e-6);
@@ -490,11 +507,20 @@ reply_end(struct stream *s)
         stream_fail(s, NULL);
         return;
     }
-    if (!b->stream)
-        s->tokens = number_after(s->reply.body.data, s->reply.body.len,
+    if (!b->stream) {
+        const struct buf *body = &s->reply.body;
+        s->tokens = number_after(body->data, body->len,
                                  "\"completion_tokens\"");
+        s->prompt_tokens = number_after(body->data, body->len,
+                                        "\"prompt_tokens\"");
+    }
+    b->full_over |= b->full_from != 0;
+    if (s->full_events > 0)
+        b->full_tokens += (double)s->full_events * (double)s->tokens /
+                          (double)s->events;
     samples_add(&b->total, (double)(now - s->t_send) * 1e-6);
     b->tokens += s->tokens;
+    b->prompt_tokens += s->prompt_tokens;
     b->n_events += s->events;
     if (b->rate > 0 && s->tokens > 1 && b->stream) {
         double slack = (double)b->slack_ms;
@@ -526,14 +552,27 @@ stream_fail(struct stream *s, const char *what)
     next_request(s);
 }
 
+/* A word of two or three syllables at random: a few words in turn would send
+ * their tokens to a few experts. */
+static int
+put_word(struct buf *out, uint64_t *x)
+{
+    static const char first[] = "bdfghklmnprstvwz", vowel[] = "aeiou";
+    int rc = buf_putc(out, ' ');
+    for (uint64_t i = 2 + (*x >> 63); i > 0 && rc == 0; i--) {
+        *x ^= *x << 13;
+        *x ^= *x >> 7;
+        *x ^= *x << 17;
+        rc = buf_putc(out, first[*x >> 60]);
+        rc = rc ? rc : buf_putc(out, vowel[(*x >> 32) % 5]);
+    }
+    return rc;
+}
+
 /* A body with its own words, so that no prompt is another's prefix. */
 static int
 put_request(struct stream *s)
 {
-    static const char *const word[] = {
-        "north", "wind", "harbour", "seven", "copper", "quiet", "letter",
-        "orchard", "engine", "signal", "violet", "granite", "river", "window",
-        "ember", "lantern"};
     struct bench *b = s->b;
     struct buf body = {0};
     uint64_t x = (uint64_t)b->n_sent * 0x9e3779b97f4a7c15ull;
@@ -543,12 +582,8 @@ put_request(struct stream *s)
     if (rc == 0)
         rc = buf_printf(&body, ",\"messages\":[{\"role\":\"user\",\"content\":"
                         "\"%lld", b->n_sent);
-    for (long long i = 0; i < b->prompt_words && rc == 0; i++) {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        rc = buf_printf(&body, " %s", word[x >> 60]);
-    }
+    for (long long i = 0; i < b->prompt_words && rc == 0; i++)
+        rc = put_word(&body, &x);
     if (rc == 0)
         rc = buf_printf(&body, "\"}],\"max_tokens\":%lld,\"ignore_eos\":true,"
                         "\"seed\":%lld", b->n_tokens, 1000000 + b->n_sent);
@@ -573,14 +608,16 @@ put_row(const struct bench *b, const char *name, const char *unit,
 {
     if (s->n == 0 && !b->json)
         return;
-    double p[4] = {samples_percentile(s, 50), samples_percentile(s, 90),
-                   samples_percentile(s, 99), samples_percentile(s, 100)};
+    double p[5] = {samples_percentile(s, 0), samples_percentile(s, 50),
+                   samples_percentile(s, 90), samples_percentile(s, 99),
+                   samples_percentile(s, 100)};
     if (b->json)
-        printf(", \"%s_%s\": {\"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, "
-               "\"max\": %.3f}", name, unit, p[0], p[1], p[2], p[3]);
+        printf(", \"%s_%s\": {\"min\": %.3f, \"p50\": %.3f, \"p90\": %.3f, "
+               "\"p99\": %.3f, \"max\": %.3f}", name, unit, p[0], p[1], p[2],
+               p[3], p[4]);
     else
-        printf("%-22s p50 %.1f  p90 %.1f  p99 %.1f  max %.1f %s\n", name,
-               p[0], p[1], p[2], p[3], unit);
+        printf("%-22s min %.1f  p50 %.1f  p90 %.1f  p99 %.1f  max %.1f %s\n",
+               name, p[0], p[1], p[2], p[3], p[4], unit);
 }
 
 static void
@@ -592,20 +629,27 @@ report(struct bench *b)
         ? (double)(b->t_last - b->t_first) * 1e-9 : all_s;
     double cpu_us = (double)(b->after.cpu_ns - b->before.cpu_ns) * 1e-3;
     double a_token = b->tokens ? cpu_us / (double)b->tokens : 0;
+    double full_s = (double)(b->full_to - b->full_from) * 1e-9;
+    double full = full_s > 0 ? b->full_tokens / full_s : 0;
+    double prompt = ok > 0 ? (double)b->prompt_tokens / (double)ok : 0;
     if (b->json)
         printf("{\"requests\": %lld, \"failed\": %lld, \"behind\": %lld, "
                "\"seconds\": %.3f, \"requests_s\": %.2f, \"tokens\": %llu, "
-               "\"events\": %llu, \"tokens_s\": %.1f", ok, b->n_failed,
-               b->n_behind, all_s, (double)ok / all_s,
+               "\"events\": %llu, \"tokens_s\": %.1f, "
+               "\"full_tokens_s\": %.1f, \"prompt_tokens\": %.1f", ok,
+               b->n_failed, b->n_behind, all_s, (double)ok / all_s,
                (unsigned long long)b->tokens,
-               (unsigned long long)b->n_events, (double)b->tokens / s);
+               (unsigned long long)b->n_events, (double)b->tokens / s, full,
+               prompt);
     else
         printf("%-22s %lld on %lld streams in %.1f s, %.1f a second\n"
-               "%-22s %lld\n%-22s %llu in %llu events, %.0f a second\n",
+               "%-22s %lld\n%-22s %llu in %llu events, %.0f a second\n"
+               "%-22s %.0f tokens a second\n%-22s %.1f tokens\n",
                "requests", ok, b->n_streams, all_s, (double)ok / all_s,
                "failed", b->n_failed, "tokens",
                (unsigned long long)b->tokens,
-               (unsigned long long)b->n_events, (double)b->tokens / s);
+               (unsigned long long)b->n_events, (double)b->tokens / s,
+               "while all generate", full, "mean prompt", prompt);
     put_row(b, b->json ? "ttft" : "first token", "ms", &b->ttft);
     put_row(b, b->json ? "gap" : "between tokens", "ms", &b->gap);
     put_row(b, b->json ? "reply" : "whole reply", "ms", &b->total);

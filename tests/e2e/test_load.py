@@ -14,14 +14,17 @@ def measure(*arguments):
         [MEASURE, "--build", serving.BUILD, "--json", *arguments],
         capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_paced_streams_keep_their_pace():
-    got = measure("--streams", "200", "--rate", "20", "--tokens", "60",
+    got, = measure("--streams", "200", "--rate", "20", "--tokens", "60",
                   "--slack", "10000")
     assert (got["requests"], got["failed"], got["behind"]) == (200, 0, 0)
     assert got["tokens"] == 200 * 60
+    assert got["prompt_tokens"] > 2 * 30
+    # All streams at the pace of the device, never above it.
+    assert 0 < got["full_tokens_s"] < 1.1 * 200 * 20
     # Nothing is bundled or lost while the client reads.
     assert got["events"] == got["tokens"]
     # The README has the figure; this only catches a cost of another order.
@@ -30,7 +33,19 @@ def test_paced_streams_keep_their_pace():
 
 
 def test_whole_replies_at_full_speed():
-    got = measure("--streams", "8", "--requests", "200", "--rate", "0",
+    got, = measure("--streams", "8", "--requests", "200", "--rate", "0",
                   "--tokens", "40", "--no-stream")
     assert (got["requests"], got["failed"]) == (200, 0)
     assert got["tokens"] == 200 * 40
+
+
+def test_a_model_and_its_pauses():
+    """The demo model by one and four streams; the cpu back end has a clock."""
+    rows = measure("--streams", "1,4", "--rate", "0", "--tokens", "12",
+                   "--prompt-words", "10", "--set", "backend=cpu", "--set",
+                   f"model={serving.DEMO}")
+    for got, pause in zip(rows[::2], rows[1::2], strict=True):
+        assert got["failed"] == 0
+        assert got["tokens"] == 12 * got["requests"]
+        assert pause["pauses"] >= 11
+        assert 0 < pause["pause_us_p50_under"] < 1e5
