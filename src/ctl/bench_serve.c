@@ -569,13 +569,14 @@ put_word(struct buf *out, uint64_t *x)
     return rc;
 }
 
-/* A body with its own words, so that no prompt is another's prefix. */
+/* A body with its own words, so that no prompt is another's prefix, and none of
+ * an earlier run's is in the cache. */
 static int
 put_request(struct stream *s)
 {
     struct bench *b = s->b;
     struct buf body = {0};
-    uint64_t x = (uint64_t)b->n_sent * 0x9e3779b97f4a7c15ull;
+    uint64_t x = b->t_begin + (uint64_t)b->n_sent * 0x9e3779b97f4a7c15ull;
     int rc = buf_printf(&body, "{\"model\":");
     if (rc == 0)
         rc = json_put_string(&body, b->model, strlen(b->model));
