@@ -1,11 +1,18 @@
 """Clients other than OpenAI's, as they come from PyPI."""
 
 import json
+import os
 
 import pytest
 
 import serving
 from scripted import ARGS, CALLS, END_THINK, THINK, TOOLS, serve, user
+
+# Else it asks GitHub for prices.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+import litellm  # noqa: E402
+from mistralai.client import Mistral  # noqa: E402
 
 OUTPUTS = {
     "thought": [THINK, "Why not?", END_THINK, "Yes."],
@@ -27,8 +34,7 @@ def server(tmp_path_factory):
 class TestMistral:
     @pytest.fixture
     def client(self, server):
-        mistral = pytest.importorskip("mistralai.client")
-        return mistral.Mistral(api_key=serving.KEY, server_url=server.url)
+        return Mistral(api_key=serving.KEY, server_url=server.url)
 
     def test_chat(self, client):
         done = client.chat.complete(model="default", messages=user("thought"),
@@ -65,8 +71,6 @@ class TestMistral:
 class TestLitellm:
     @pytest.fixture
     def ask(self, server):
-        litellm = pytest.importorskip("litellm")
-
         def ask(text, provider="openai", **fields):
             base = server.url + ("/v1" if provider != "anthropic" else "")
             return litellm.completion(

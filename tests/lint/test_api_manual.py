@@ -63,3 +63,17 @@ def test_ignored_fields_are_not_read():
                                            "include", "top_logprobs"}
     for name in ignored:
         assert f'"{name}"' not in code, name
+
+
+def test_clients():
+    """The manual has each client that the test suite installs and uses."""
+    wanted = (TOP / "contrib/requirements-check.txt").read_text() \
+        + (TOP / "contrib/check").read_text()
+    said = re.findall(r"^\.It Cm (\S+)", section("CLIENTS"), re.M)
+    assert len(said) == len(set(said)) > 6
+    tests = "".join(p.read_text() for p in (TOP / "tests/e2e").glob("*.py"))
+    used = {"openai-agents": "import agents", "mini-swe-agent": '"mini"',
+            "llm": '"llm"', "mistralai": "from mistralai.client"}
+    for name in said:
+        assert f"{name}==" in wanted, name
+        assert used.get(name, f"import {name}") in tests, name
