@@ -101,6 +101,7 @@ close_device(struct backend *b)
         free(c->layer[i].host2);
     }
     free(c->layer);
+    encoder_close(c);
     cudaStreamDestroy(c->copies);
     cudaStreamDestroy(c->stream);
     free(c);
@@ -229,7 +230,8 @@ plan_device(struct backend *b, struct model *m,
         c->layer = calloc((size_t)c->p.n_layers, sizeof *c->layer);
     if (c->layer == NULL)
         return err_set(e, ERR_NOMEM, "no memory for the layers");
-    return plan_make(c, plan, e);
+    r = encoder_init(c, e);
+    return r == 0 ? plan_make(c, plan, e) : r;
 }
 
 static int
@@ -241,6 +243,8 @@ prepare(struct cuda *c, struct err *e)
                        "clearing", e);
     if (r == 0)
         r = step_buffers(c, e);
+    if (r == 0)
+        r = encoder_prepare(c, e);
     if (r != 0)
         return r;
     c->blas = cuda_blas_open(c->blas_space, BLAS_WORKSPACE);
@@ -301,6 +305,19 @@ collect(struct backend *b, struct step_result *out, struct err *e)
     return step_collect((struct cuda *)b, out, e);
 }
 
+static int
+encode_image(struct backend *b, const float *pixels, int height, int width,
+             uint64_t *handle, struct err *e)
+{
+    return encoder_run((struct cuda *)b, pixels, height, width, handle, e);
+}
+
+static void
+free_image(struct backend *b, uint64_t handle)
+{
+    encoder_free((struct cuda *)b, handle);
+}
+
 static void
 describe(struct backend *b, char *out, size_t size)
 {
@@ -322,5 +339,7 @@ const struct backend_ops backend_cuda = {
     .load = load,
     .submit = submit,
     .collect = collect,
+    .encode_image = encode_image,
+    .free_image = free_image,
     .describe = describe,
 };

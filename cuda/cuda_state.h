@@ -18,6 +18,9 @@
 #define ATTN_BLOCKS 2      /* blocks of attn_decode an SM holds */
 #define BIAS_MAX 1024      /* bias entries a sequence, on average */
 #define BLAS_WORKSPACE (32u << 20)
+#define IMAGES 64          /* most images encoded at a time */
+#define IMAGES_LARGE 4     /* of the largest size that there is room for */
+#define MLP_PATCHES 4096   /* patches whose hidden units are there at once */
 
 struct cuda_layer {
     const void *attention_norm, *ffn_norm, *q_norm, *kv_norm;
@@ -34,10 +37,37 @@ struct cuda_layer {
     float *host13, *host2;     /* their values while loading */
 };
 
+/* The vision tower; absent (layer NULL) in models without. */
+struct cuda_tower_layer {
+    const void *attention_norm, *ffn_norm;
+    struct cuda_matrix qkv, wo, w13, w2; /* w13: gate rows, then up rows */
+};
+struct cuda_image {            /* vectors of an encoded image; n 0: free */
+    uint32_t first, n;         /* rows of cuda_tower.vector */
+};
+struct cuda_tower {
+    struct model_vision_params p;
+    struct cuda_tower_layer *layer;
+    struct cuda_matrix conv, merge, w_in, w_out;
+    const void *ln_pre, *projector_norm; /* the second may be NULL */
+    void *angles;              /* [2][lines][VISION_HEAD / 4] float2 */
+    int lines;                 /* most patches a side */
+    uint32_t patches, cells;   /* of the largest image */
+    /* workspace */
+    float *pixels, *x;         /* x [patches, dim] */
+    void *h, *wide;            /* [patches, dim] bf16; what does not last */
+    void *vector;              /* [rows, text dim] bf16 */
+    uint32_t rows;
+    struct cuda_image image[IMAGES];
+    cudaStream_t copy;         /* pixels come while steps run */
+    cudaEvent_t copied, cut;   /* pixels are there; are done with */
+};
+
 /* Per-step arrays, the same offsets on host and device: a fixed part of `cap`
  * entries, then the block lists. */
 struct meta {
     int *token, *slot, *pos, *kv_row, *length, *table_row;
+    int *image;                /* row of tower.vector, -1: none */
     float *l4;
     int *pick;                 /* tokens whose logits are wanted */
     struct sample_row *row;    /* one a pick in a graph, else two */
@@ -102,6 +132,7 @@ struct cuda {
     struct cuda_matrix embeddings, output;
     const void *norm;
     float *freq;
+    struct cuda_tower tower;
     int slots, n_experts, gate_rows;
     float score_scale;
 
@@ -174,6 +205,22 @@ int decoder_sample(struct cuda *c, const struct step_shape *s,
 enum expert_path { PATH_MID, PATH_PREFILL, PATH_PORTABLE };
 enum expert_path decoder_path(const struct cuda *c, int n);
 const char *path_name(const struct cuda *c, int n, bool down);
+
+/* encoder.c: images. Sizes first, then where they lie; refuses towers that the
+ * kernels do not take. */
+int encoder_init(struct cuda *c, struct err *e);
+uint64_t encoder_wide_bytes(const struct cuda *c);
+int encoder_prepare(struct cuda *c, struct err *e);
+void encoder_close(struct cuda *c);
+int encoder_run(struct cuda *c, const float *pixels, int height, int width,
+                uint64_t *handle, struct err *e);
+void encoder_free(struct cuda *c, uint64_t handle);
+/* ERR_RANGE when an image of the batch asks for what its handle or the batch
+ * does not have. */
+int encoder_check(const struct cuda *c, const struct batch *b,
+                  struct err *e);
+/* image [n_tok]: the vector's row at each token of the batch, -1 without. */
+void encoder_place(const struct cuda *c, const struct batch *b, int *image);
 
 /* device_step.c */
 int step_buffers(struct cuda *c, struct err *e);

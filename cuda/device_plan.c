@@ -85,6 +85,56 @@ take_experts(struct cuda *c, struct walk *w, struct cuda_layer *d,
     d->scale2 = take(w, n * sizeof(float));
 }
 
+static struct cuda_matrix
+take_plain(struct walk *w, int rows, int cols)
+{
+    struct cuda_matrix m = {.layout = LAYOUT_BF16, .rows = rows,
+                            .cols = cols, .scale = 1};
+    m.data = take(w, cuda_matrix_bytes(m.layout, rows, cols));
+    return m;
+}
+
+/* Matrices that are loaded in parts (qkv, w13) have parts of whole 256 bytes,
+ * since widths are multiples of 64. */
+static void
+take_tower(struct cuda *c, struct walk *w)
+{
+    struct cuda_tower *v = &c->tower;
+    const int dim = v->p.dim, area = v->p.patch * v->p.patch;
+    const int cell = v->p.merge * v->p.merge;
+    v->conv = take_plain(w, dim, (v->p.channels * area + 63) / 64 * 64);
+    v->ln_pre = take(w, (uint64_t)dim * 2);
+    for (int i = 0; i < v->p.n_layers; i++) {
+        struct cuda_tower_layer *l = &v->layer[i];
+        l->attention_norm = take(w, (uint64_t)dim * 2);
+        l->ffn_norm = take(w, (uint64_t)dim * 2);
+        l->qkv = take_plain(w, 3 * dim, dim);
+        l->wo = take_plain(w, dim, dim);
+        l->w13 = take_plain(w, 2 * v->p.hidden, dim);
+        l->w2 = take_plain(w, dim, v->p.hidden);
+    }
+    v->projector_norm = NULL;
+    if (model_vision(c->model)->pre_projector_norm != NULL)
+        v->projector_norm = take(w, (uint64_t)dim * 2);
+    v->merge = take_plain(w, dim, dim * cell);
+    v->w_in = take_plain(w, c->p.dim, dim);
+    v->w_out = take_plain(w, c->p.dim, c->p.dim);
+    v->angles = take(w, 2ull * (uint64_t)v->lines * (VISION_HEAD / 4) * 8);
+}
+
+static void
+take_images(struct cuda *c, struct walk *w)
+{
+    struct cuda_tower *v = &c->tower;
+    uint64_t n = v->patches, dim = (uint64_t)v->p.dim;
+    uint64_t area = (uint64_t)(v->p.patch * v->p.patch * v->p.channels);
+    v->pixels = take(w, n * area * 4);
+    v->x = take(w, n * dim * 4);
+    v->h = take(w, n * dim * 2);
+    v->wide = take(w, encoder_wide_bytes(c));
+    v->vector = take(w, (uint64_t)v->rows * (uint64_t)c->p.dim * 2);
+}
+
 static void
 take_weights(struct cuda *c, struct walk *w)
 {
@@ -98,6 +148,8 @@ take_weights(struct cuda *c, struct walk *w)
                           : take_matrix(w, &t->output, c->p.vocab);
     c->norm = take(w, (uint64_t)c->p.dim * 2);
     c->freq = take(w, MLA_ROPE / 2 * sizeof(float));
+    if (c->tower.layer != NULL)
+        take_tower(c, w);
 }
 
 void
@@ -111,6 +163,7 @@ meta_layout(struct meta *m, char *base, uint32_t cap, uint32_t rows)
     m->kv_row = take(&w, n);
     m->length = take(&w, n);
     m->table_row = take(&w, n);
+    m->image = take(&w, n);
     m->l4 = take(&w, n);
     m->pick = take(&w, rows * sizeof(int));
     m->row = take(&w, 2 * rows * sizeof *m->row);
@@ -207,6 +260,11 @@ plan_layout(struct cuda *c, char *base)
     from = w.at;
     take_sampling(c, &w);
     add_row(plan, "sampling", w.at - from);
+    from = w.at;
+    if (c->tower.layer != NULL) {
+        take_images(c, &w);
+        add_row(plan, "images", w.at - from);
+    }
     return w.at;
 }
 

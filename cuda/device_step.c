@@ -149,25 +149,22 @@ check_batch(const struct cuda *c, const struct batch *b, struct err *e)
     if (b->n_seq == 0 || b->n_seq > c->limits.max_seqs)
         return err_set(e, ERR_RANGE, "%u sequences of %u", b->n_seq,
                        c->limits.max_seqs);
-    if (b->n_image > 0)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "the cuda back end does not take images");
-    for (uint32_t i = 0; i < b->n_seq; i++) {
-        int r = check_seq(c, b, &b->seq[i], e);
+    int r = encoder_check(c, b, e);
+    for (uint32_t i = 0; i < b->n_seq && r == 0; i++) {
+        r = check_seq(c, b, &b->seq[i], e);
         if (r != 0) {
             err_prefix(e, "step %llu, sequence %u: ",
                        (unsigned long long)b->step, i);
-            return r;
         }
     }
-    return 0;
+    return r;
 }
 
 /* Sizes of the step, and whether a graph serves it. */
 static struct step_shape
 shape_of(const struct flight *f, const struct batch *b)
 {
-    struct step_shape s = {.n = (int)b->n_tok, .graph = true,
+    struct step_shape s = {.n = (int)b->n_tok, .graph = b->n_image == 0,
                            .out = &f->out};
     for (uint32_t i = 0; i < b->n_seq; i++) {
         const struct batch_seq *q = &b->seq[i];
@@ -370,6 +367,8 @@ fill(struct making *k, struct err *e)
     }
     if (k->s.graph)
         fill_padding(k);
+    if (k->b->n_image > 0)
+        encoder_place(k->c, k->b, k->host.image);
     return 0;
 }
 

@@ -251,6 +251,53 @@ void cuda_attn_maps_free(struct attn_maps *m);
 int cuda_attn_prefill_sm90(const struct attn_prefill *a,
                            const struct attn_maps *maps, cudaStream_t s);
 
+/* --- vision tower ------------------------------------------------------------- */
+
+#define VISION_HEAD 64    /* lanes of a head */
+
+/* Rows of channel, y, x of each patch, patches row by row; zeros behind. */
+struct patches {
+    const float *pixels;  /* [channels, height, width] */
+    int height, width, channels, patch;
+    void *out;            /* [patches, ldo] bf16 */
+    int ldo;
+};
+int cuda_patches(const struct patches *a, cudaStream_t s);
+/* x = rms(x) * norm, in fp32. */
+int cuda_norm_kept(float *x, const void *norm, float eps, int n, int dim,
+                   cudaStream_t s);
+/* Rotates queries and keys by their patch's row and column, in place. */
+struct rope_2d {
+    void *qkv;            /* [n, 3 * heads * VISION_HEAD] bf16 */
+    const void *table;    /* [2][lines][16] float2: by row, by column */
+    int lines;
+    int n, cols, heads;   /* patches, patches across */
+    bool halves;          /* pairs are lanes (i, i + 32), not (2i, 2i + 1) */
+};
+int cuda_rope_2d(const struct rope_2d *a, cudaStream_t s);
+/* Every patch attends to all n. */
+struct attn_full {
+    const void *qkv;      /* [n, 3 * heads * VISION_HEAD] bf16 */
+    void *out;            /* [n, heads * VISION_HEAD] bf16 */
+    int n, heads;
+    float scale;          /* of the scores */
+};
+int cuda_attn_full(const struct attn_full *a, cudaStream_t s);
+/* SiLU(gate) * up over the gates of x [n, 2 * hidden] bf16. */
+int cuda_gate_up(void *x, int n, int hidden, cudaStream_t s);
+/* Cells of merge x merge patches, normed (norm NULL: as they are): a cell's
+ * row is channel slowest, then y, then x. */
+struct merge_cells {
+    const float *x;       /* [rows * cols, dim] */
+    const void *norm;
+    float eps;
+    int rows, cols, dim, merge;
+    void *out;            /* [cells, dim * merge * merge] bf16 */
+};
+int cuda_merge_cells(const struct merge_cells *a, cudaStream_t s);
+/* Exact GELU of n numbers, bf16, in place. */
+int cuda_gelu(void *x, uint64_t n, cudaStream_t s);
+
 /* --- sampling ---------------------------------------------------------------- */
 
 /* One row of logits to draw from or to look ids up in. */

@@ -199,6 +199,43 @@ add_expert(struct loader *l, struct cuda_layer *d, int e,
     return r;
 }
 
+/* All of the tower but its first matrix, whose rows are padded
+ * (encoder_prepare). */
+static int
+add_tower(struct loader *l, const struct cuda_tower *v,
+          const struct vision_weights *w)
+{
+    const uint64_t dim = (uint64_t)v->p.dim;
+    int r = add_norm(l, w->ln_pre, v->ln_pre);
+    for (int i = 0; i < v->p.n_layers && r == 0; i++) {
+        const struct vision_layer_weights *from = &w->layer[i];
+        const struct cuda_tower_layer *to = &v->layer[i];
+        const char *qkv = to->qkv.data, *w13 = to->w13.data;
+        const struct {
+            const struct weight *w;
+            const void *out;
+        } part[] = {
+            {&from->wq, qkv}, {&from->wk, qkv + dim * dim * 2},
+            {&from->wv, qkv + dim * dim * 4}, {&from->wo, to->wo.data},
+            {&from->w1, w13},
+            {&from->w3, w13 + dim * (uint64_t)v->p.hidden * 2},
+            {&from->w2, to->w2.data},
+        };
+        r = add_norm(l, from->attention_norm, to->attention_norm);
+        if (r == 0)
+            r = add_norm(l, from->ffn_norm, to->ffn_norm);
+        for (size_t k = 0; k < sizeof part / sizeof *part && r == 0; k++)
+            r = add_matrix(l, part[k].w, NULL, part[k].out);
+    }
+    if (r == 0 && v->projector_norm != NULL)
+        r = add_norm(l, w->pre_projector_norm, v->projector_norm);
+    if (r == 0)
+        r = add_matrix(l, &w->merge, NULL, v->merge.data);
+    if (r == 0)
+        r = add_matrix(l, &w->w_in, NULL, v->w_in.data);
+    return r == 0 ? add_matrix(l, &w->w_out, NULL, v->w_out.data) : r;
+}
+
 static int
 add_all(struct loader *l)
 {
@@ -220,6 +257,8 @@ add_all(struct loader *l)
         r = add_norm(l, t->norm, c->norm);
     if (r == 0 && !c->p.tied)
         r = add_matrix(l, &t->output, NULL, c->output.data);
+    if (r == 0 && c->tower.layer != NULL)
+        r = add_tower(l, &c->tower, model_vision(c->model));
     return r;
 }
 
