@@ -413,4 +413,6 @@ fields_apply(const struct api_call *c, const struct fields *f, int k,
     r->raw_logprobs = true;
     r->priority = f->priority;
     r->cache_salt = f->cache_salt;
+    r->word = f->word;
+    r->n_word = f->n_word;
 }

@@ -57,6 +57,8 @@ struct fields {
     int32_t *stop_id, *allowed, *bad, *bias_id;
     size_t n_stop_id, n_allowed, n_bad, n_bias;
     float *bias;
+    struct engine_word *word;      /* forbidden words of several tokens */
+    size_t n_word;
 };
 
 /* Reads c->body. Returns 0, or -1 after answering. */

@@ -98,19 +98,29 @@ read_ids(struct api_call *c, const char *key, int32_t **out, size_t *n)
 
 /* --- bad_words, logit_bias: ids that must not be drawn ------------------------- */
 
-/* The one token that spells word, -1 if it takes several. */
-static int32_t
-single_token(const struct api_call *c, const char *p, size_t n)
+/* Forbids the ids that spell a text: a token, or several in a row. */
+static int
+forbid_text(struct api_call *c, const char *p, size_t n, struct fields *f)
 {
     struct ids ids = {0};
-    int32_t id = -1;
+    int rc = tok_encode(c->api->parts.tok, p, n, &ids);
 
-    if (tok_encode(c->api->parts.tok, p, n, &ids) == 0 && ids.n == 1)
-        id = ids.id[0];
+    if (rc == 0 && ids.n == 1) {
+        f->bad[f->n_bad++] = ids.id[0];
+    } else if (rc == 0 && ids.n > 1) {
+        int32_t *copy = arena_alloc(c->arena, ids.n * sizeof *copy);
+        if (copy) {
+            memcpy(copy, ids.id, ids.n * sizeof *copy);
+            f->word[f->n_word++] =
+                (struct engine_word){copy, (uint32_t)ids.n};
+        }
+        rc = copy ? 0 : ERR_NOMEM;
+    }
     ids_free(&ids);
-    return id;
+    return rc ? no_memory(c) : 0;
 }
 
+/* A word at the start of a line, and behind a space. */
 static int
 add_bad_word(struct api_call *c, struct json_object *o, struct fields *f)
 {
@@ -122,22 +132,17 @@ add_bad_word(struct api_call *c, struct json_object *o, struct fields *f)
     if (s.n == 0)
         return call_fail(c, 400, "bad_words", "bad_words must not hold an "
                          "empty string");
-    if (buf_putc(&spaced, ' ') != 0 || buf_append(&spaced, s.p, s.n) != 0) {
-        buf_free(&spaced);
-        return no_memory(c);
-    }
-    int32_t plain = single_token(c, s.p, s.n);
-    int32_t after = single_token(c, spaced.data, spaced.len);
+    if (s.n > STOP_BYTES_MAX)
+        return call_fail(c, 400, "bad_words", "a bad word has at most %d "
+                         "bytes", STOP_BYTES_MAX);
+    int rc = forbid_text(c, s.p, s.n, f);
+    if (rc == 0 && (buf_putc(&spaced, ' ') != 0
+                    || buf_append(&spaced, s.p, s.n) != 0))
+        rc = no_memory(c);
+    if (rc == 0)
+        rc = forbid_text(c, spaced.data, spaced.len, f);
     buf_free(&spaced);
-    if (plain < 0 && after < 0)
-        return call_fail(c, 400, "bad_words", "'%.*s' takes several tokens; "
-                         "only words of one token can be forbidden",
-                         s.n > 40 ? 40 : (int)s.n, s.p);
-    if (plain >= 0)
-        f->bad[f->n_bad++] = plain;
-    if (after >= 0)
-        f->bad[f->n_bad++] = after;
-    return 0;
+    return rc;
 }
 
 static int
@@ -186,9 +191,11 @@ read_bans(struct api_call *c, struct fields *f)
                          "at most %d entries", LIST_MAX);
     f->bad = arena_calloc(c->arena, 2 * n_word + n_bias + FIELDS_BAD_SPARE,
                           sizeof *f->bad);
+    f->word = arena_calloc(c->arena, 2 * n_word + 1, sizeof *f->word);
     f->bias_id = arena_calloc(c->arena, n_bias + 1, sizeof *f->bias_id);
     f->bias = arena_calloc(c->arena, n_bias + 1, sizeof *f->bias);
-    if (f->bad == NULL || f->bias_id == NULL || f->bias == NULL)
+    if (f->bad == NULL || f->word == NULL || f->bias_id == NULL
+        || f->bias == NULL)
         return no_memory(c);
     for (size_t i = 0; i < n_word; i++)
         if (add_bad_word(c, json_object_array_get_idx(words, i), f) != 0)

@@ -21,6 +21,7 @@
 #define KV_BLOCK 64          /* tokens a KV block */
 #define BACKEND_TOP_MAX 128  /* most alternatives reported a position */
 #define BACKEND_OUT_MAX 8    /* most tokens one sequence gains in a step */
+#define MASK_WORDS(n) (((n) + 31) / 32)
 #define TOKEN_SAMPLED (-1)   /* "the token this slot's last step drew" */
 
 /* How a token is drawn; the order is penalties and bias, mask, temperature,
@@ -75,8 +76,13 @@ struct batch_seq {
                                first n_prompt are the prompt; the token of an
                                uncollected step is not among them */
     uint32_t n_history, n_prompt;
-    const uint32_t *mask;   /* NULL or bit set of allowed ids, a bit for each
-                               id that the model knows */
+    const uint32_t *mask;   /* NULL, or rows of MASK_WORDS(vocabulary) words:
+                               bit sets of allowed ids, a bit for each id that
+                               the model knows. Row i holds for the i-th token
+                               gained */
+    uint32_t n_mask;        /* rows; no more tokens are gained than that. 0
+                               with a mask: one row, for the first token, and
+                               the engine checks what drafts add */
     int n_top;              /* logprobs of the drawn token: -1 none, else the
                                number of alternatives */
     const int32_t *target;  /* NULL, or [n_tok]: id whose log-probability is
@@ -109,6 +115,9 @@ struct seq_result {
                                the positions after the query tokens */
     int32_t out[BACKEND_OUT_MAX];
     uint32_t n_draft;       /* tokens drafted and checked for them */
+    uint32_t n_next;        /* tokens drafted behind the last of out, to be */
+    const int32_t *next;    /* checked by the slot's next step; 0 of them from
+                               a back end that does not tell_drafts */
     const struct logprob *drawn; /* [n_out] the tokens drawn, if n_top >= 0 */
     const uint32_t *drawn_rank;  /* [n_out] 1 = most likely */
     const struct logprob *top;   /* [n_out][n_top] most likely first */
@@ -168,6 +177,8 @@ struct backend_ops {
     const char *about;      /* one line for help texts */
     int depth;              /* steps that may be in flight: 1 or 2 */
     bool needs_model;       /* false: null */
+    bool tells_drafts;      /* reports the drafts of the next step and takes a
+                               mask for each of them */
 
     /* Opens the device. spec: what follows "name:" in the configuration, may
      * be NULL. Errors say what is missing on this machine. */

@@ -87,7 +87,8 @@ static bool read_number(const char *s, long long min, long long max,
 static void pace(struct null *d);
 static void draw(struct null *d, const struct batch_seq *q,
                  struct seq_result *r);
-static bool allowed(const struct batch_seq *q, int32_t id);
+static int32_t next_allowed(const struct null *d, const struct batch_seq *q,
+                            int32_t id);
 static int report_room(struct null *d, const struct batch *b, struct err *e);
 static void report_drawn(struct null *d, const struct batch_seq *q,
                          struct seq_result *r);
@@ -355,8 +356,7 @@ draw(struct null *d, const struct batch_seq *q, struct seq_result *r)
         x = (x ^ x >> 29) * 0x94d049bb133111ebull;
         id = d->lo + (int32_t)((x >> 33) % (uint64_t)(d->hi - d->lo + 1));
     }
-    for (uint32_t i = 0; i < d->n_vocab && !allowed(q, id); i++)
-        id = (uint32_t)id + 1 < d->n_vocab ? id + 1 : 0;
+    id = next_allowed(d, q, id);
     r->n_out = 1;
     r->out[0] = id;
     if (q->n_top >= 0)
@@ -373,15 +373,31 @@ in(const int32_t *list, size_t n, int32_t id)
 }
 
 static bool
-allowed(const struct batch_seq *q, int32_t id)
+allowed(const struct batch_seq *q, int32_t id, int dropped)
 {
     const struct sampling *s = q->sampling;
     if (q->mask != NULL && !(q->mask[id / 32] >> (id % 32) & 1))
         return false;
-    if (q->n_drawn < s->ban_until && in(s->ban, s->n_ban, id))
+    if (dropped < 1 && q->n_drawn < s->ban_until && in(s->ban, s->n_ban, id))
         return false;
-    return !in(s->bad, s->n_bad, id) &&
-           (s->n_allowed == 0 || in(s->allowed, s->n_allowed, id));
+    if (dropped < 2 && in(s->bad, s->n_bad, id))
+        return false;
+    return dropped > 2 || s->n_allowed == 0 ||
+           in(s->allowed, s->n_allowed, id);
+}
+
+/* The first id from id on that may be drawn. Where there is none, the lists
+ * give way as in the CPU back end's sampler, the mask never does. */
+static int32_t
+next_allowed(const struct null *d, const struct batch_seq *q, int32_t id)
+{
+    for (int dropped = 0; dropped < 4; dropped++)
+        for (uint32_t i = 0; i < d->n_vocab; i++) {
+            if (allowed(q, id, dropped))
+                return id;
+            id = (uint32_t)id + 1 < d->n_vocab ? id + 1 : 0;
+        }
+    return id;
 }
 
 /* Room for all log-probabilities of the step. */

@@ -82,6 +82,7 @@ step_layout(struct stepper *s, struct net *net, struct drafter *drafter,
     s->id = carve(memory, &used, n, sizeof *s->id);
     s->query = carve(memory, &used, n, sizeof *s->query);
     s->seq_of = carve(memory, &used, n, sizeof *s->seq_of);
+    s->vector = carve(memory, &used, n, sizeof *s->vector);
     s->row = carve(memory, &used, n, sizeof *s->row);
     s->place = carve(memory, &used, l->max_step, sizeof *s->place);
     s->share = carve(memory, &used, l->max_seqs, sizeof *s->share);
@@ -229,6 +230,8 @@ usable_drafts(const struct stepper *s, const struct batch_seq *q,
         || slot->draft_token != last || slot->draft_pos != end - 1)
         return 0;
     n = n < q->max_out - 1 ? n : q->max_out - 1;
+    if (q->n_mask > 0 && n > q->n_mask - 1)
+        n = q->n_mask - 1;
     return n < room ? n : room;
 }
 
@@ -237,6 +240,7 @@ add_token(struct stepper *s, uint32_t seq, const struct batch_seq *q,
           uint32_t k, int32_t id)
 {
     s->id[s->n_tok] = id;
+    s->vector[s->n_tok] = NULL;
     s->seq_of[s->n_tok] = seq;
     s->query[s->n_tok++] = (struct query){q->n_past + k, q->block};
 }
@@ -284,6 +288,8 @@ prepare_tokens(struct stepper *s, const struct batch *b, uint32_t *n_rows,
     *n_rows = s->n_tok = s->n_guess = 0;
     for (uint32_t i = 0; r == 0 && i < b->n_seq; i++)
         r = prepare_seq(s, b, i, n_rows, e);
+    if (r == 0)
+        tower_vectors(b, s->place, s->net->p.dim, s->vector);
     return r;
 }
 
@@ -327,6 +333,15 @@ put_logprob(const float *logits, int vocab, double log_sum, int32_t id,
     *(uint32_t *)(uintptr_t)rank = sample_rank(logits, vocab, id);
 }
 
+/* The ids allowed for the token gained as number `at`; NULL: all. */
+static const uint32_t *
+mask_row(const struct batch_seq *q, uint32_t at, int vocab)
+{
+    if (q->mask == NULL || (at > 0 && at >= q->n_mask))
+        return NULL;
+    return q->mask + at * MASK_WORDS((size_t)vocab);
+}
+
 /* Draws the next token of a sequence, unless its chain has ended. */
 static void
 draw_row(struct step *p, struct sample_scratch *w, const struct row *row,
@@ -344,7 +359,7 @@ draw_row(struct step *p, struct sample_scratch *w, const struct row *row,
         .sampling = q->sampling, .history = q->history,
         .n_history = q->n_history, .n_prompt = q->n_prompt,
         .recent = recent, .n_recent = recent_tokens(slot, q, at, recent),
-        .index = q->n_drawn + at, .mask = at == 0 ? q->mask : NULL,
+        .index = q->n_drawn + at, .mask = mask_row(q, at, w->vocab),
     };
     sample_process(w, logits, &state);
     int32_t id = sample_draw(w, &state);
@@ -492,8 +507,9 @@ draft_pass(struct step *p, uint32_t first, uint32_t n)
             s->guess[s->n_guess++] = (struct guess){s->seq_of[t],
                                                     s->query[t].pos, next};
         }
-        draft_add(d, next, s->work.h + (size_t)(t - first) * dim,
-                  s->query[t]);
+        /* Behind the last token of a share nothing is known of images. */
+        draft_add(d, next, k + 1 < q->n_tok ? s->vector[t + 1] : NULL,
+                  s->work.h + (size_t)(t - first) * dim, s->query[t]);
     }
     draft_run(d);
     for (uint32_t i = from; i < s->n_guess; i++)
@@ -542,7 +558,8 @@ make_drafts(struct step *p, uint32_t at, int m)
             if (round == s->limits.n_drafts
                 || ++g.pos >= q->n_block * KV_BLOCK)
                 continue;
-            draft_add(s->drafter, g.next, s->hidden + (at + (size_t)i) * dim,
+            draft_add(s->drafter, g.next, NULL,
+                      s->hidden + (at + (size_t)i) * dim,
                       (struct query){g.pos, q->block});
             s->guess[at + (uint32_t)kept++] = g;
         }
@@ -553,7 +570,8 @@ make_drafts(struct step *p, uint32_t at, int m)
     }
 }
 
-/* Reports how many drafts were checked, and makes those of the next step. */
+/* Reports how many drafts were checked, and makes and reports those of the
+ * next step. */
 static void
 draft_on(struct step *p)
 {
@@ -567,6 +585,11 @@ draft_on(struct step *p)
         make_drafts(p, at, (int)m);
         at += m;
     }
+    for (uint32_t i = 0; i < p->b->n_seq; i++) {
+        const struct slot *slot = &s->slot[p->b->seq[i].slot];
+        p->out->seq[i].n_next = slot->n_draft;
+        p->out->seq[i].next = slot->draft;
+    }
 }
 
 static void
@@ -578,6 +601,18 @@ clear_targets(const struct batch *b, struct results *out)
         for (uint32_t k = 0; q->target != NULL && k < q->n_tok; k++)
             t[k].id = -1;
     }
+}
+
+/* Embeddings of tokens [first, first + n), or an image's vectors. */
+static void
+embed(struct stepper *s, uint32_t first, uint32_t n)
+{
+    size_t dim = (size_t)s->net->p.dim;
+    forward_embed(s->net, s->id + first, (int)n, s->work.x);
+    for (uint32_t i = 0; i < n; i++)
+        if (s->vector[first + i] != NULL)
+            memcpy(s->work.x + i * dim, s->vector[first + i],
+                   dim * sizeof(float));
 }
 
 int
@@ -596,8 +631,7 @@ step_run(struct stepper *s, const struct batch *b, struct results *out,
             n = (uint32_t)s->work.cap;
         while (until < n_rows && s->row[until].token < t + n)
             until++;
-        forward_embed(s->net, s->id + t, (int)n, s->work.x);
-        tower_embed(b, s->place, t, n, s->net->p.dim, s->work.x);
+        embed(s, t, n);
         forward_run(&s->work, s->query + t, (int)n);
         r = sample_rows(&p, s->row + row, until - row, t, e);
         if (r == 0 && s->drafter != NULL)

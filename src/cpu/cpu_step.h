@@ -41,6 +41,7 @@ struct stepper {
     int32_t *id;
     struct query *query;
     uint32_t *seq_of;                /* index in the batch */
+    const float **vector;            /* of an image, NULL for other tokens */
     struct row *row;                 /* positions with logits */
     uint32_t n_tok;
     uint32_t *place;                 /* [max_step] of the batch's tokens */

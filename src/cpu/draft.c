@@ -27,12 +27,15 @@ draft_layout(struct drafter *d, const struct model_text_params *p, int cap,
 }
 
 void
-draft_add(struct drafter *d, int32_t next, const float *hidden,
-          struct query q)
+draft_add(struct drafter *d, int32_t next, const float *vector,
+          const float *hidden, struct query q)
 {
     size_t dim = (size_t)d->net.p.dim;
     float *pair = d->pair + (size_t)d->n * 2 * dim;
-    forward_embed(d->target, &next, 1, pair);
+    if (vector != NULL)
+        memcpy(pair, vector, dim * sizeof *pair);
+    else
+        forward_embed(d->target, &next, 1, pair);
     memcpy(pair + dim, hidden, dim * sizeof *pair);
     d->query[d->n++] = q;
 }

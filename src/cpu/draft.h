@@ -22,9 +22,10 @@ struct drafter {
 size_t draft_layout(struct drafter *d, const struct model_text_params *p,
                     int cap, int threads, void *memory);
 
-/* Collects a pair; there is room for cap. hidden is copied. */
-void draft_add(struct drafter *d, int32_t next, const float *hidden,
-               struct query q);
+/* Collects a pair; there is room for cap. vector: of an image in place of
+ * next's embedding, or NULL. Both vectors are copied. */
+void draft_add(struct drafter *d, int32_t next, const float *vector,
+               const float *hidden, struct query q);
 /* Runs the pairs collected: writes their cache rows and leaves the head's
  * outputs in d->work.h [n][dim]. The next draft_add begins anew. */
 void draft_run(struct drafter *d);

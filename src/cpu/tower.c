@@ -543,8 +543,8 @@ tower_check(const struct batch *b, int dim, struct err *e)
 }
 
 void
-tower_embed(const struct batch *b, const uint32_t *place, uint32_t first,
-            uint32_t n, int dim, float *x)
+tower_vectors(const struct batch *b, const uint32_t *place, int dim,
+              const float **vector)
 {
     for (uint32_t i = 0; i < b->n_image; i++) {
         const struct batch_image *im = &b->image[i];
@@ -554,9 +554,7 @@ tower_embed(const struct batch *b, const uint32_t *place, uint32_t first,
         for (uint32_t t = im->token; left > 0 && t < b->n_tok; t++) {
             if (b->token[t] != b->token[im->token])
                 continue;
-            if (place[t] >= first && place[t] - first < n)
-                memcpy(x + (size_t)(place[t] - first) * (size_t)dim, from,
-                       (size_t)dim * sizeof *x);
+            vector[place[t]] = from;
             from += dim;
             left--;
         }

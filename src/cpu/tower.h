@@ -41,10 +41,10 @@ int tower_encode(const struct tower *v, const float *pixels, int height,
 /* ERR_RANGE when an image of the batch asks for what its handle or the batch
  * does not have. */
 int tower_check(const struct batch *b, int dim, struct err *e);
-/* Puts the batch's image vectors into the rows x [n][dim] of tokens [first,
- * first + n) of the step; place[t] is where the step has token t of the batch
- * (drafts stand between them). */
-void tower_embed(const struct batch *b, const uint32_t *place,
-                 uint32_t first, uint32_t n, int dim, float *x);
+/* Points vector[t] at the image vector that replaces the embedding of token t
+ * of the step, and leaves the others alone; place[t] is where the step has
+ * token t of the batch (drafts stand between them). */
+void tower_vectors(const struct batch *b, const uint32_t *place, int dim,
+                   const float **vector);
 
 #endif

@@ -91,6 +91,13 @@ struct engine_think {
     bool hold_end;         /* an end id inside a thought becomes close */
 };
 
+/* Ids in a row that must not be generated. One id alone belongs into
+ * sampling.bad. Where a grammar leaves nothing else, the grammar wins. */
+struct engine_word {
+    const int32_t *id;
+    uint32_t n;              /* >= 2 */
+};
+
 /* A request. All memory belongs to the caller; pixels and the matcher stay
  * until the last event, the rest until engine_submit returns. */
 struct engine_request {
@@ -117,6 +124,8 @@ struct engine_request {
     size_t n_image;
     struct engine_think think;
     struct grammar_matcher *matcher; /* owned by the caller; NULL = none */
+    const struct engine_word *word;
+    size_t n_word;
 };
 
 /* Handle of a submitted request; never reused: a late cancel is harmless. */

@@ -32,6 +32,7 @@ static int take_prompt(struct request *r, const struct step_entry *en,
                        const struct seq_result *q);
 static int take_tokens(struct sched *s, const struct step_entry *en,
                        const struct seq_result *q, struct engine_event *ev);
+static void note_drafts(struct request *r, const struct seq_result *q);
 static int32_t forced(const struct request *r, int32_t drawn);
 static void think_count(struct request *r, int32_t id);
 static bool ends(const struct request *r, int32_t id,
@@ -138,6 +139,9 @@ take_tokens(struct sched *s, const struct step_entry *en,
             id = drawn;
         else if (id != drawn)
             asis = false;
+        /* Behind a draft that no mask was made for. */
+        if (asis && ev->n_tok >= en->n_mask && grammar_step_forbids(r, id))
+            break;
         if (asis && !grammar_step_accept(r, id)) {
             if (ev->n_tok == 0)
                 return ERR_MISMATCH;
@@ -156,6 +160,7 @@ take_tokens(struct sched *s, const struct step_entry *en,
     r->n_done = r->n_token - 1;
     if (s->o.max_out > 1)
         count_drafts(q, ev->n_tok);
+    note_drafts(r, q);
     if (!asis || ev->n_tok < q->n_out) {
         r->epoch++;
         r->n_draws = 0;
@@ -164,6 +169,15 @@ take_tokens(struct sched *s, const struct step_entry *en,
     if (!asis || q->n_out > 1)
         r->n_sched = r->n_done;
     return 0;
+}
+
+/* What the next step will check, unless it resets the slot. */
+static void
+note_drafts(struct request *r, const struct seq_result *q)
+{
+    r->n_draft = q->n_next < BACKEND_OUT_MAX ? q->n_next : BACKEND_OUT_MAX;
+    for (uint32_t i = 0; i < r->n_draft; i++)
+        r->draft[i] = q->next[i];
 }
 
 /* The token to keep instead of drawn; mostly drawn itself. */

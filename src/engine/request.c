@@ -17,6 +17,7 @@ static int check(const struct engine_options *o,
                  const struct engine_request *r);
 static bool ids_ok(const int32_t *id, size_t n, uint32_t n_vocab);
 static int copy_lists(struct request *r);
+static int copy_words(struct request *r);
 static int copy_state(struct request *r, const struct engine_options *o);
 static int copy_ban(struct request *r);
 static int text_alloc(struct request *r, size_t n_token, size_t n_block);
@@ -46,7 +47,8 @@ request_create(const struct engine_options *o, const struct engine_request *in,
     r->t_submit = clock_ns();
     list_init(&r->node);
     list_init(&r->cancel_node);
-    if (copy_lists(r) != 0 || copy_ban(r) != 0 || copy_state(r, o) != 0) {
+    if (copy_lists(r) != 0 || copy_words(r) != 0 || copy_ban(r) != 0 ||
+        copy_state(r, o) != 0) {
         request_free(r);
         return ERR_NOMEM;
     }
@@ -90,6 +92,10 @@ check(const struct engine_options *o, const struct engine_request *r)
         !ids_ok(s->bad, s->n_bad, o->n_vocab) ||
         !ids_ok(s->allowed, s->n_allowed, o->n_vocab))
         return ERR_RANGE;
+    for (size_t i = 0; i < r->n_word; i++)
+        if (r->word[i].n < 2 || !ids_ok(r->word[i].id, r->word[i].n,
+                                        o->n_vocab))
+            return ERR_RANGE;
     if (r->think.open >= 0 && (uint32_t)r->think.open >= o->n_vocab)
         return ERR_RANGE;
     if (r->think.close >= 0 && (uint32_t)r->think.close >= o->n_vocab)
@@ -143,6 +149,23 @@ copy(struct arena *a, void *list, size_t n, size_t size)
     return 0;
 }
 
+static int
+copy_words(struct request *r)
+{
+    struct engine_request *in = &r->in;
+    struct engine_word *w =
+        arena_calloc(r->arena, in->n_word + 1, sizeof *w);
+    if (w == NULL)
+        return ERR_NOMEM;
+    for (size_t i = 0; i < in->n_word; i++) {
+        w[i] = in->word[i];
+        if (copy(r->arena, &w[i].id, w[i].n, sizeof *w[i].id) != 0)
+            return ERR_NOMEM;
+    }
+    in->word = w;
+    return 0;
+}
+
 /* min_tokens: what would end the output is banned until then. */
 static int
 copy_ban(struct request *r)
@@ -179,10 +202,12 @@ copy_state(struct request *r, const struct engine_options *o)
     if (text_alloc(r, n + BACKEND_OUT_MAX, n_block) != 0)
         return ERR_NOMEM;
     r->image = arena_calloc(r->arena, r->in.n_image + 1, sizeof *r->image);
-    if (r->in.matcher != NULL)
-        r->mask = arena_calloc(r->arena, (o->n_logits + 31) / 32,
+    bool masked = r->in.matcher != NULL || r->in.n_word > 0;
+    r->mask_words = MASK_WORDS(o->n_logits);
+    if (masked)
+        r->mask = arena_calloc(r->arena, r->mask_words * (size_t)o->max_out,
                                sizeof *r->mask);
-    if (r->image == NULL || (r->in.matcher != NULL && r->mask == NULL))
+    if (r->image == NULL || (masked && r->mask == NULL))
         return ERR_NOMEM;
     memcpy(r->token, r->in.prompt, r->n_prompt * sizeof *r->token);
     r->in.prompt = r->token;

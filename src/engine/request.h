@@ -61,7 +61,12 @@ struct request {
 
     bool inside;              /* a thought is open */
     int64_t n_inside;         /* its tokens */
-    uint32_t *mask;           /* with a matcher: vocabulary bits */
+    uint32_t *mask;           /* rows of mask_words, one a token that a step may
+                                 give; NULL: nothing is masked */
+    uint32_t mask_words;
+    uint32_t n_mask;          /* rows made for the next step */
+    int32_t draft[BACKEND_OUT_MAX]; /* what the next step will check */
+    uint32_t n_draft;
     struct request_image *image; /* [in.n_image] */
     struct engine_logprobs *prompt; /* until it is posted */
 

@@ -120,7 +120,7 @@ sched_todo(const struct sched *s, const struct request *r)
     if (r->n_draws > 0) {
         /* The next token is not known yet: a mask cannot be computed, and
          * with drafts not even its position is known. */
-        if (r->in.matcher != NULL || s->o.max_out > 1 ||
+        if (r->mask != NULL || s->o.max_out > 1 ||
             request_n_out(r) + r->n_draws >= r->limit)
             return 0;
         known += r->n_draws;

@@ -10,6 +10,8 @@
 #define GREEDY 1e-5f /* backend.h: temperatures below are */
 
 static int image_room(struct step *st, size_t n, struct err *e);
+static int make_mask(struct step *st, struct request *r, uint32_t n_tok,
+                     bool tells, struct err *e);
 static void add_seq(struct step *st, struct request *r, uint32_t n_tok);
 static uint32_t most_out(const struct step *st, const struct request *r);
 static uint32_t add_tokens(struct step *st, const struct request *r,
@@ -60,9 +62,8 @@ step_build(struct step *st, const struct plan *p, struct backend *b,
         if (n == ERR_DEVICE)
             return ERR_DEVICE;
         int rc = n < 0 ? (int)n : image_room(st, r->in.n_image, e);
-        if (rc == 0 && n > 0 && r->in.matcher != NULL &&
-            sched_draws(r, (uint32_t)n))
-            rc = grammar_step_mask(r, e);
+        if (rc == 0 && n > 0)
+            rc = make_mask(st, r, (uint32_t)n, b->ops->tells_drafts, e);
         if (rc != 0)
             fail(arg, r, e);
         else if (n > 0)
@@ -86,6 +87,21 @@ image_room(struct step *st, size_t n, struct err *e)
     return 0;
 }
 
+/* The masks of a step that draws: one for each token that it may give when the
+ * back end tells its drafts, else one for the first. */
+static int
+make_mask(struct step *st, struct request *r, uint32_t n_tok, bool tells,
+          struct err *e)
+{
+    uint32_t left = r->limit - request_n_out(r), most = st->max_out;
+    r->n_mask = 0;
+    if (r->mask == NULL || !sched_draws(r, n_tok))
+        return 0;
+    if (!tells)
+        return grammar_step_mask(r, 1, NULL, e);
+    return grammar_step_mask(r, most < left ? most : left, &r->n_mask, e);
+}
+
 static void
 add_seq(struct step *st, struct request *r, uint32_t n_tok)
 {
@@ -100,15 +116,15 @@ add_seq(struct step *st, struct request *r, uint32_t n_tok)
         .reset = r->reset, .sample = draws, .sampling = &r->in.sampling,
         .n_drawn = request_n_out(r) + r->n_draws, .history = r->token,
         .n_history = r->n_token, .n_prompt = r->n_prompt,
-        .mask = draws ? r->mask : NULL, .n_top = r->in.n_top,
-        .raw_logprobs = r->in.raw_logprobs};
+        .mask = draws ? r->mask : NULL, .n_mask = r->n_mask,
+        .n_top = r->in.n_top, .raw_logprobs = r->in.raw_logprobs};
     if (add_targets(st, r, n_tok)) {
         q->target = st->target + q->first;
         q->target_top = r->in.prompt_top;
     }
     st->entry[batch->n_seq++] = (struct step_entry){
         .r = r, .epoch = r->epoch, .n_past = r->n_sched, .n_tok = n_tok,
-        .sample = draws};
+        .sample = draws, .n_mask = r->n_mask ? r->n_mask : 1};
     batch->n_image += images_batch(r, r->n_sched, n_tok, q->first,
                                    st->image + batch->n_image);
     batch->n_tok += add_tokens(st, r, n_tok);
@@ -118,14 +134,15 @@ add_seq(struct step *st, struct request *r, uint32_t n_tok)
     r->n_fly++;
 }
 
-/* A mask holds for the first token of a step only; the grammar checks drafts
- * afterwards. For greedy output that is the same, but refusing drawn tokens
- * would bend the odds, so those go without drafts. */
+/* Where the back end does not tell its drafts, a mask holds for the first
+ * token of a step only, and the engine checks the others afterwards. For greedy
+ * output that is the same, but refusing drawn tokens would bend the odds, so
+ * those go without drafts. */
 static uint32_t
 most_out(const struct step *st, const struct request *r)
 {
     bool greedy = r->in.sampling.temperature < GREEDY;
-    return r->in.matcher == NULL || greedy ? st->max_out : 1;
+    return r->mask == NULL || r->n_mask > 0 || greedy ? st->max_out : 1;
 }
 
 static uint32_t

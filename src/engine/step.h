@@ -12,6 +12,7 @@ struct step_entry {
     uint32_t epoch;         /* of r; an older one means: void */
     uint32_t n_past, n_tok;
     bool sample;
+    uint32_t n_mask;        /* tokens that the device drew under a mask */
 };
 
 /* Memory of a step; stays unchanged between submit and collect. */

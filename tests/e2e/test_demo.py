@@ -43,6 +43,37 @@ def test_a_budget_cuts_the_thought(demo):
     assert cut.choices[0].message.content
 
 
+def test_bad_words_of_several_tokens(demo):
+    """In what is generated the tokens do not come in a row any more."""
+    def ids(**fields):
+        reply = create(demo, "What is the capital of France?",
+                       extra_body={"return_token_ids": True, **fields})
+        return reply.choices[0].token_ids, reply.choices[0].message.content
+
+    def runs(tokens, n):
+        return {tuple(tokens[i:i + n]) for i in range(len(tokens) - n + 1)}
+
+    tokens, text = ids()
+    cut = {}
+    for word in set(text.split()):
+        status, body = demo.json("POST", "/tokenize", {
+            "prompt": word, "add_special_tokens": False})
+        assert status == 200
+        if body["count"] > 1 and \
+                tuple(body["tokens"]) in runs(tokens, body["count"]):
+            cut[word] = tuple(body["tokens"])
+    for word in set(text.split()):
+        body = demo.json("POST", "/tokenize", {
+            "prompt": " " + word, "add_special_tokens": False})[1]
+        if body["count"] > 1 and \
+                tuple(body["tokens"]) in runs(tokens, body["count"]):
+            cut[word] = tuple(body["tokens"])
+    assert cut, text
+    for word, row in cut.items():
+        tokens, _ = ids(bad_words=[word])
+        assert row not in runs(tokens, len(row)), word
+
+
 def test_tool_round_trip(demo):
     first = create(demo, "What is the weather in Paris?", tools=WEATHER,
                    tool_choice="required")

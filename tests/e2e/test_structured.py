@@ -10,7 +10,7 @@ import pytest
 
 import serving
 from scripted import (ARGS, CALLS, END_THINK, NO_RATE_LIMIT, TEKKEN, THINK,
-                      joined, serve, user)
+                      encode, joined, serve, user)
 
 SCHEMA = {
     "type": "object", "additionalProperties": False,
@@ -79,6 +79,28 @@ def test_schemas(server, form):
         jsonschema.validate(json.loads(text), SCHEMA)
         seen.add(text)
     assert len(seen) > 1
+
+
+def test_a_form_wins_over_forbidden_tokens(server):
+    """Where bad_words or logit_bias would leave a form no way on."""
+    letters = encode(["y", "e", "s", "n", "o", "yes", "no"])
+    ids = {i for word in letters for i in word}
+    for ban in ({"bad_words": ["yes", "no", "y", "n", "o", "e", "s"]},
+                {"logit_bias": {str(i): -100 for i in ids}},
+                {"bad_words": ["yes", "no", "ye", "es"],
+                 "logit_bias": {str(i): -100 for i in ids}}):
+        for stream in (False, True):
+            fields = {"structured_outputs": {"choice": ["yes", "no"]}, **ban}
+            if not stream:
+                assert content(server, **fields) in ("yes", "no")
+                continue
+            _, _, data = server.request(
+                "POST", "/v1/chat/completions",
+                {"messages": user("hi"), "stream": True, **fields})
+            chunks = serving.sse(data)
+            assert chunks[-1] == "[DONE]"
+            message, reason = joined(chunks[:-1])
+            assert message["content"] in ("yes", "no") and reason == "stop"
 
 
 def test_streamed_and_whole_say_the_same(server):

@@ -12,81 +12,15 @@
 
 #include <cmocka.h>
 
+#include "cpu/draft.h"
 #include "cpu/tower.h"
-#include "made_checkpoint.h"
+#include "made_pair.h"
 
-#define VOCAB 64
-#define DIM 32
+#define VOCAB PAIR_VOCAB
 #define NEW 110         /* tokens a sequence gains */
 #define SEQS 3
 
-static const char params[] =
-    "{\"dim\":32,\"n_layers\":2,\"n_heads\":2,\"vocab_size\":64,"
-    "\"q_lora_rank\":16,\"kv_lora_rank\":16,\"qk_nope_head_dim\":8,"
-    "\"qk_rope_head_dim\":8,\"v_head_dim\":16,\"hidden_dim\":48,"
-    "\"norm_eps\":1e-6,\"rope_theta\":10000,"
-    "\"max_position_embeddings\":4096}";
-
-static const struct model_params shape = {
-    .text = {.dim = DIM, .n_layers = 2, .n_heads = 2, .vocab = VOCAB,
-             .q_rank = 16, .kv_rank = 16, .nope = 8, .rope = 8, .v_head = 16,
-             .hidden = 48},
-};
-
 static struct model *target, *head;
-
-static uint16_t
-number(uint32_t i)
-{
-    i = (i + 1) * 2654435761u;
-    return float_to_bf16((float)(int)(i >> 16 & 0x3FF) / 256 - 2);
-}
-
-/* A target in which the next token is a function of the last one: nothing but
- * embedding, norm and output matters. The head sees the same, because its
- * fusion takes the embedding and leaves the hidden state out; with `wrong` it
- * takes every second lane from the neighbour. */
-static void
-make_models(bool wrong)
-{
-    static uint16_t embed[VOCAB * DIM], output[VOCAB * DIM],
-        fuse[DIM * 2 * DIM];
-    struct made t, h;
-    struct model_options o = {.draft = true};
-    struct err e = {0};
-    memset(fuse, 0, sizeof fuse);
-    for (uint32_t i = 0; i < VOCAB * DIM; i++) {
-        embed[i] = number(i);
-        output[i] = number(i + 77777);
-    }
-    for (int i = 0; i < DIM; i++)
-        fuse[i * 2 * DIM + (wrong ? i ^ 1 : i)] = float_to_bf16(1);
-    made_init(&t);
-    made_init(&h);
-    made_native(&t, &shape, MADE_BF16);
-    made_native(&h, &shape, MADE_BF16);
-    for (size_t i = 0; i < t.n; i++)
-        if (strstr(t.tensor[i].name, "wo.") != NULL
-            || strstr(t.tensor[i].name, "w2.") != NULL)
-            t.tensor[i].fill = h.tensor[i].fill = 0;
-        else if (strstr(t.tensor[i].name, "norm") != NULL)
-            t.tensor[i].fill = h.tensor[i].fill = 0x3F;
-    made_find(&t, "tok_embeddings.weight")->data = embed;
-    made_find(&t, "output.weight")->data = output;
-    made_find(&h, "tok_embeddings.weight")->dropped = true;
-    made_find(&h, "output.weight")->dropped = true;
-    made_add(&h, "eagle_linear.weight", DTYPE_BF16, 2, DIM, 2 * DIM)->data =
-        fuse;
-    made_text(&t, "params.json", params);
-    made_text(&h, "params.json", params);
-    made_write(&t, "consolidated");
-    made_write(&h, "consolidated");
-    if (model_open(t.dir, NULL, &target, &e) != 0
-        || model_open(h.dir, &o, &head, &e) != 0)
-        fail_msg("%s", e.text);
-    made_free(&t); /* the files stay open */
-    made_free(&h);
-}
 
 static struct backend *
 open_cpu(uint32_t n_drafts)
@@ -214,7 +148,7 @@ a_right_head_is_always_right(void **state)
 {
     (void)state;
     struct tally t;
-    make_models(false);
+    made_pair(false, &target, &head);
     same_output(&greedy, 0, &t);
     /* Seven drafts, all kept: one token, then eight a step, less what the end
      * of a step's last block cuts off, once a block. */
@@ -234,7 +168,7 @@ a_wrong_head_changes_nothing(void **state)
 {
     (void)state;
     struct tally t;
-    make_models(true);
+    made_pair(true, &target, &head);
     same_output(&greedy, 0, &t);
     assert_true(t.kept < t.drafts / 4);
     same_output(&warm, 0, &t);
@@ -252,7 +186,7 @@ heads_are_checked(void **state)
     struct backend_limits l = {.max_seqs = 1, .max_step = 8,
                                .max_context = 64, .kv_bytes = 1 << 20};
     struct err e = {0};
-    make_models(false);
+    made_pair(false, &target, &head);
     assert_int_equal(backend_cpu.open(NULL, &b, &e), 0);
     l.draft = head;
     assert_int_equal(backend_cpu.plan(b, target, &l, &plan, &e), ERR_RANGE);
@@ -289,13 +223,31 @@ images_beside_drafts(void **state)
     struct batch b = {.n_tok = 6, .token = token, .image = &image,
                       .n_image = 1};
     const float want[8] = {0, 0, 0, 0, 100, 101, 0, 102};
-    for (uint32_t cut = 0; cut <= 8; cut++) { /* two passes, cut anywhere */
-        float x[8] = {0};
-        tower_embed(&b, place, 0, cut, 1, x);
-        tower_embed(&b, place, cut, 8 - cut, 1, x + cut);
-        assert_memory_equal(x, want, sizeof want);
-    }
+    const float *vector[8] = {0};
+    tower_vectors(&b, place, 1, vector);
+    for (int t = 0; t < 8; t++)
+        assert_true(vector[t] ? *vector[t] == want[t] : want[t] == 0);
     free(im);
+}
+
+/* The head sees an image as the target does, not its place holder. */
+static void
+the_head_sees_images(void **state)
+{
+    (void)state;
+    enum { DIM = 4 };
+    const float vector[DIM] = {9, 8, 7, 6}, hidden[DIM] = {-1, -2, -3, -4};
+    float pair[2 * DIM];
+    struct query query[1];
+    struct net without_embeddings = {.p = {.dim = DIM}};
+    struct drafter d = {.target = &without_embeddings, .pair = pair,
+                        .query = query};
+    d.net.p.dim = DIM;
+    draft_add(&d, 3, vector, hidden, (struct query){5, NULL});
+    assert_int_equal(d.n, 1);
+    assert_memory_equal(pair, vector, sizeof vector);
+    assert_memory_equal(pair + DIM, hidden, sizeof hidden);
+    assert_int_equal(query[0].pos, 5);
 }
 
 int
@@ -306,6 +258,7 @@ main(void)
         cmocka_unit_test(a_wrong_head_changes_nothing),
         cmocka_unit_test(heads_are_checked),
         cmocka_unit_test(images_beside_drafts),
+        cmocka_unit_test(the_head_sees_images),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

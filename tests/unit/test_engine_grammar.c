@@ -27,6 +27,8 @@ struct grammar_matcher {
     uint32_t fail_at;     /* the mask fails here; 0 = never */
     uint32_t n_masks;
     bool free_thought;    /* all is allowed up to CLOSE */
+    bool had_thought;
+    uint32_t closed_at;   /* its place */
 };
 
 static bool
@@ -53,10 +55,21 @@ grammar_accept(struct grammar_matcher *m, int32_t id)
 {
     if (!fits(m, id))
         return ERR_MISMATCH;
-    if (m->free_thought && id == CLOSE)
+    if (m->free_thought && id == CLOSE) {
         m->free_thought = false;
+        m->had_thought = true;
+        m->closed_at = m->n;
+    }
     m->n++;
     return 0;
+}
+
+void
+grammar_rollback(struct grammar_matcher *m, size_t n)
+{
+    m->n -= (uint32_t)n;
+    if (m->had_thought && m->n <= m->closed_at)
+        m->free_thought = true;
 }
 
 struct rig {

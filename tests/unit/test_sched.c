@@ -201,9 +201,9 @@ test_running_ahead(void **state)
     s.o.max_out = 2;
     assert_int_equal(sched_todo(&s, a), 0);
     s.o.max_out = 1;
-    a->in.matcher = (struct grammar_matcher *)zeros;
+    a->mask = (uint32_t *)zeros;
     assert_int_equal(sched_todo(&s, a), 0);
-    a->in.matcher = NULL;
+    a->mask = NULL;
     a->token[a->n_token++] = 0;
     a->token[a->n_token++] = 0;
     a->n_sched = 12;
