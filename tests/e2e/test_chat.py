@@ -56,6 +56,8 @@ CASES = {
                    None, None, [("get_time", '{"a": 1}')], "tool_calls"),
     "no json": ([CALLS, "get_time", ARGS, "whatever"], None, None,
                 [("get_time", "whatever")], "tool_calls"),
+    "no tool": ([CALLS, "no_such_tool", ARGS, "{}"], None, None,
+                [("no_such_tool", "{}")], "tool_calls"),    # AC-10
     "no name": ([CALLS, ARGS, "{}"], "", None, [], "stop"),
     # AC-14
     "call in thought": ([THINK, "so "] + CALL, None, "so ",
@@ -126,6 +128,7 @@ def test_streamed_and_whole_say_the_same(server, text):
 @pytest.mark.parametrize("interval", [2, 3, 7, 100])
 @pytest.mark.parametrize("text", ["two calls", "emoji", "text first"])
 def test_the_interval_of_chunks_changes_nothing(server, text, interval):
+    """AC-10, AC-11"""
     parts, _ = joined(stream(server, text, tools=TOOLS,
                              stream_interval=interval))
     assert parts == {**joined(stream(server, text, tools=TOOLS))[0],
@@ -148,10 +151,19 @@ def test_tool_choice(server, choice, finish):
     assert parts["tool_calls"][0]["arguments"] == '{"a": "Oslo"}'
     assert whole["message"]["tool_calls"][0]["function"]["arguments"] == \
         '{"a": "Oslo"}'
-    assert re.fullmatch("[A-Za-z0-9]{9}", parts["tool_calls"][0]["id"])
+    for call in (parts["tool_calls"][0], whole["message"]["tool_calls"][0]):
+        assert re.fullmatch("[A-Za-z0-9]{9}", call["id"])
+        history = user(text) + [
+            {"role": "assistant", "tool_calls": [{
+                "id": call["id"], "type": "function", "function": {
+                    "name": "get_weather", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "42"}]
+        assert server.json("POST", "/v1/chat/completions", {
+            **fields, "messages": history})[0] == 200
 
 
 def test_tool_choice_none_never_shows_a_call(server):
+    """AC-01"""
     whole = ask(server, "a call", tools=TOOLS, tool_choice="none")
     message = whole["choices"][0]["message"]
     assert "tool_calls" not in message
@@ -236,7 +248,7 @@ def test_one_limit_over_thought_and_answer(server):
 
 
 def test_stop_strings(server):
-    """AC-26, AC-28: in visible text only, and removed."""
+    """AC-26, AC-27, AC-28: in visible text only, and removed."""
     whole = ask(server, "stops", stop="END")
     choice = whole["choices"][0]
     assert choice["message"]["reasoning"] == "END of thought"
@@ -249,6 +261,7 @@ def test_stop_strings(server):
                     stream_options={"include_usage": True})
     parts, reason = joined(chunks)
     assert (parts["content"], reason) == ("before ", "stop")
+    assert parts["reasoning"] == "END of thought"
     assert chunks[-1]["usage"]["completion_tokens"] == \
         whole["usage"]["completion_tokens"]
     kept = ask(server, "stops", stop="END", include_stop_str_in_output=True)
@@ -280,6 +293,18 @@ def test_include_reasoning_hides_all_of_it(server):
     assert "Why" not in json.dumps(body)
     chunks = stream(server, "thought", include_reasoning=False, logprobs=True)
     assert joined(chunks)[0]["reasoning"] is None
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_control_tokens_are_read_before_they_are_skipped(server, skip):
+    """AC-30d"""
+    for text in ("thought", "two calls"):
+        _, content, reasoning, calls, _ = CASES[text]
+        message = ask(server, text, tools=TOOLS, skip_special_tokens=skip)[
+            "choices"][0]["message"]
+        assert (message["content"], message["reasoning"]) == \
+            (content, reasoning)
+        assert len(message.get("tool_calls", [])) == len(calls)
 
 
 def test_reasoning_as_text_and_in_one_piece(server):
@@ -427,12 +452,34 @@ def test_the_openai_client(server):
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_one_name_of_the_thought(tmp_path, field):
+    """AC-23"""
     server = serve(tmp_path, {"thought": CASES["thought"][0]},
                    reasoning_field=field)
     try:
         message = ask(server, "thought")["choices"][0]["message"]
         assert message[field] == "Why not?"
         assert len([k for k in message if "reason" in k]) == 1
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("hold", ["on", "off"])
+def test_settings_of_thoughts(tmp_path, hold):
+    """AC-24, AC-26, AC-29: what an operator may choose otherwise."""
+    server = serve(tmp_path, {
+        "unclosed": CASES["unclosed"][0],
+        "stops": [THINK, "a END b", END_THINK, "before END after"],
+    }, hold_end_in_thought=hold, strict_reasoning_effort=hold,
+        stop_in_thought=hold)
+    try:
+        body = ask(server, "unclosed", return_token_ids=True)
+        assert (35 in body["choices"][0]["token_ids"]) == (hold == "on")
+        message = ask(server, "stops", stop="END")["choices"][0]["message"]
+        assert message["reasoning"] == ("a " if hold == "on" else "a END b")
+        status, body = server.json("POST", "/v1/chat/completions", {
+            "messages": user("stops"), "reasoning_effort": "medium"})
+        assert status == (400 if hold == "on" else 200)
+        assert hold == "off" or body["error"]["param"] == "reasoning_effort"
     finally:
         server.stop()
 

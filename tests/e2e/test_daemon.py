@@ -87,6 +87,7 @@ def test_starts_that_cannot_succeed_say_why(tmp_path):
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_its_table(tmp_path):
+    """AC-41"""
     conf = tmp_path / "c"
     conf.write_text(f"model = {serving.DEMO}\nbackend = cpu\ndummy = on\n"
                     f"kv_cache = 50T\nsocket = {tmp_path}/s\n")

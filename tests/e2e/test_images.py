@@ -4,6 +4,7 @@ shown, in any place a picture may stand, and bad pictures are refused."""
 import base64
 import io
 import json
+import shutil
 import struct
 import zlib
 
@@ -200,3 +201,37 @@ def test_the_guard_stands_before_the_own_network(make_server):
         assert status == 400 and "context" in got["error"]["message"], got
     finally:
         assert json.loads(server.request("GET", "/v1/models")[2])["data"]
+
+
+def without_vision(directory):
+    """The demo model without its tower."""
+    shutil.copytree(serving.DEMO, directory)
+    params = json.loads((directory / "params.json").read_text())
+    del params["vision_encoder"]
+    (directory / "params.json").write_text(json.dumps(params))
+    path = directory / "consolidated.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    head, tensors = {}, b""
+    for name, t in json.loads(data[8:8 + size]).items():
+        if "vision" in name or "patch_merger" in name or "pre_mm" in name \
+                or name == "__metadata__":
+            continue
+        begin, end = (8 + size + x for x in t["data_offsets"])
+        t["data_offsets"] = [len(tensors), len(tensors) + end - begin]
+        tensors += data[begin:end]
+        head[name] = t
+    head = json.dumps(head).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + tensors)
+    return directory
+
+
+def test_text_needs_no_vision(make_server, tmp_path):
+    """AC-30b, AC-47: a model without a tower serves text and says what it
+    cannot take."""
+    server = make_server(model=without_vision(tmp_path / "model"),
+                         served_name="demo")
+    assert answer(server, user(text("Hello")))
+    status, got = server.json("POST", "/v1/chat/completions", {
+        "messages": [user(part(picture("red")), text(WHAT))]})
+    assert status == 400 and "image" in got["error"]["message"]

@@ -18,6 +18,7 @@ def measure(*arguments):
 
 
 def test_paced_streams_keep_their_pace():
+    """AC-48"""
     got, = measure("--streams", "200", "--rate", "20", "--tokens", "60",
                   "--slack", "10000")
     assert (got["requests"], got["failed"], got["behind"]) == (200, 0, 0)

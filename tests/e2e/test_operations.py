@@ -191,6 +191,12 @@ def test_without_the_daemon_nginx_answers_503(make_server):
     assert server.request("GET", "/health")[0] == 200
 
 
+def test_ready_means_that_a_token_was_drawn(make_server):
+    """AC-45: the socket is there only after the first one."""
+    server = make_server(**null_conf())
+    assert server.metrics()["sirocco_generation_tokens_total"] == 1
+
+
 def test_reload_takes_new_values_over(make_server):
     server = make_server(**null_conf("rate=20"))
     chat = RawChat(server, max_tokens=40)
@@ -230,6 +236,7 @@ def test_nginx_reload_cuts_no_stream(make_server):
 
 
 def test_drain_finishes_what_runs(make_server):
+    """AC-46"""
     server = make_server(**null_conf("rate=20"))
     chat = RawChat(server, max_tokens=60)
     chat.read_events(3)
@@ -247,6 +254,7 @@ def test_drain_finishes_what_runs(make_server):
 
 
 def test_drain_has_an_end(make_server):
+    """AC-46"""
     server = make_server(**null_conf("rate=20", drain_timeout="500ms"))
     chat = RawChat(server, max_tokens=10000)
     chat.read_events(3)

@@ -33,6 +33,7 @@ def pids():
 
 
 def test_from_nothing_to_a_chat_and_back(port):
+    """AC-40"""
     first = quickstart("--port", port)
     assert first.returncode == 0, first.stdout + first.stderr
     for shown in ("thinking:", "answer:", "tool call:", "--stop",

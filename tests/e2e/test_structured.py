@@ -1,6 +1,7 @@
 """Structured output: what the grammar lets through validates, on every
 endpoint, streamed or not; what cannot be compiled is refused."""
 
+import concurrent.futures
 import json
 import re
 
@@ -299,3 +300,36 @@ def test_the_form_begins_behind_the_thought(scripted):
     message = body["choices"][0]["message"]
     assert message["reasoning"] == "hm {"
     assert json.loads(message["content"]) == {"k": 1}
+
+
+def test_drafts_stay_within_the_form(tmp_path):
+    """AC-31, AC-32: two dozen at once, thinking first, with three drafts a
+    step that cross from the thought into the answer."""
+    schema = {"type": "object", "additionalProperties": False,
+              "required": ["answer"], "properties": {
+                  "answer": {"type": "integer", "maximum": 99},
+                  "sure": {"type": "boolean"}}}
+    server = serving.Server(tmp_path, replace=[NO_RATE_LIMIT],
+                            model=serving.DEMO, served_name="default",
+                            draft=serving.DEMO.parent / "eagle").start()
+    try:
+        def ask(i):
+            return post(server, messages=user(f"What is {i} + {i + 3}?"),
+                        max_tokens=400, temperature=0, guided_json=schema,
+                        reasoning_effort="high" if i % 4 else "none")[1]
+
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            bodies = list(pool.map(ask, range(24)))
+        thoughts = 0
+        for choice in (b["choices"][0] for b in bodies):
+            assert choice["finish_reason"] == "stop", choice
+            jsonschema.validate(json.loads(choice["message"]["content"]),
+                                schema)
+            thoughts += bool(choice["message"].get("reasoning"))
+        assert thoughts >= 12
+        m = server.metrics()
+        assert m["sirocco_accepted_tokens_total"] > 100
+        assert m["sirocco_draft_tokens_total"] > \
+            m["sirocco_accepted_tokens_total"]      # some were rejected
+    finally:
+        server.stop()

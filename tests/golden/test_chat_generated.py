@@ -348,6 +348,7 @@ def vocabulary():
 
 @pytest.mark.parametrize("version", made_tekken.VERSIONS)
 def test_generated(tmp_path, vocabulary, version):
+    """AC-30c"""
     warnings.simplefilter("ignore")
     limit = None if version == "v15" else 8000
     file = made_tekken.write(tmp_path / "tekken.json", version, vocabulary,

@@ -1,7 +1,9 @@
 """siroccoctl as a program: usage, bad input, exit codes."""
 
 import json
+import re
 
+import numpy
 import pytest
 
 import ctl
@@ -126,6 +128,7 @@ def special(name):
 
 
 def test_filter_gives_the_same_for_every_cut():
+    """AC-11, AC-12"""
     text, = ctl.lines("tokenize", "--tokenizer", TEKKEN,
                       values=["So: 4."])
     name, = ctl.lines("tokenize", "--tokenizer", TEKKEN, values=["clock"])
@@ -179,3 +182,34 @@ def test_a_chat_that_is_refused_fails_its_line():
     out = [json.loads(x) for x in done.stdout.split("\n")[:-1]]
     assert done.returncode == 1
     assert out[0]["error"]["code"] == 400 and isinstance(out[1], list)
+
+
+def scaled_experts(directory, factor):
+    """The demo model with the middle of every expert times factor, a power of
+    two, and what follows divided by it: the same function, bit for bit."""
+    directory.mkdir()
+    data = bytearray((DEMO / "consolidated.safetensors").read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    for name, t in json.loads(data[8:8 + size]).items():
+        part = re.search(r"experts\.(?:\d+\.)?(w[23])\.weight$", name)
+        if not part or t["dtype"] != "BF16":
+            continue
+        begin, end = (8 + size + x for x in t["data_offsets"])
+        bits = numpy.frombuffer(data, "<u2", (end - begin) // 2, begin)
+        values = (bits.astype("<u4") << 16).view("<f4")
+        values = values * (factor if part[1] == "w3" else 1 / factor)
+        numpy.copyto(bits, (values.view("<u4") >> 16).astype("<u2"))
+    (directory / "consolidated.safetensors").write_bytes(data)
+    for name in ("params.json", "tekken.json"):
+        (directory / name).symlink_to(DEMO / name)
+    return directory
+
+
+def test_large_values_inside_an_expert(tmp_path):
+    """AC-51: far beyond what 16-bit floats hold."""
+    ids = ctl.lines("tokenize", "--tokenizer", TEKKEN,
+                    values=["What is the weather in Paris? " * 8])
+    plain, = ctl.lines("score", "--model", DEMO, values=ids)
+    large, = ctl.lines("score", "--model", scaled_experts(
+        tmp_path / "scaled", 2.0 ** 40), values=ids)
+    assert large == plain

@@ -77,7 +77,7 @@ def test_halves_do_not_mix():
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_encoding_is_the_reference(encoder, reference, held_out):
-    """The generator's fast encoder against mistral-common."""
+    """AC-30c: The generator's fast encoder against mistral-common."""
     def url(scene):
         buffer = io.BytesIO()
         tasks_image.draw(scene).save(buffer, "PNG")

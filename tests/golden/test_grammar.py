@@ -133,6 +133,7 @@ def test_masks_say_what_accept_says():
 
 
 def test_masks_of_a_real_vocabulary_say_what_accept_says():
+    """AC-33"""
     jobs = [schema_job({"type": "object", "properties": {
         "name": {"type": "string", "maxLength": 12},
         "n": {"type": "array", "items": {"type": "number"}}}},
@@ -199,7 +200,7 @@ def test_regexes_match_what_they_say():
 
 
 def test_hostile_input_is_bounded():
-    """Each is refused or compiled, soon."""
+    """AC-34b: Each is refused or compiled, soon."""
     deep = {"type": "integer"}
     for _ in range(50):
         deep = {"type": "array", "items": deep}

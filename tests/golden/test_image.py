@@ -46,6 +46,7 @@ def encoder(patch, merge, side):
 
 @pytest.mark.parametrize("spec", [(14, 2, 1540), (16, 1, 1024), (14, 2, 280)])
 def test_grids_of_many_sizes(spec):
+    """AC-49"""
     rng = random.Random(1)
     sizes = [(1, 1), (28, 28), (29, 28), (1540, 1540), (1541, 100),
              (20000, 1), (1, 60000), (5000, 100), (3081, 1), (1540 * 4, 2)]

@@ -72,6 +72,7 @@ def test_the_sequences_reach_beyond_the_thresholds():
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c["model"] + "-"
                          + c["form"])
 def test_log_probabilities(case, layout, checkpoints):
+    """AC-50"""
     path = checkpoints(case["model"], case["form"], layout)
     ids = tiny_models.sequence(case["model"])
     got = ctl("score", path, ids)
@@ -114,7 +115,7 @@ def test_greedy_continuation(case, checkpoints):
 
 
 def test_a_wrong_model_is_noticed(checkpoints, tmp_path):
-    """The limit is far below what a mistake does: without query scaling, or
+    """AC-50: The limit is far below what a mistake does: without query scaling, or
     with YaRN's magnitude, the numbers are elsewhere."""
     case = CASES[0]
     path = checkpoints("small", "bf16", "native")

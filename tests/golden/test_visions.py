@@ -51,6 +51,7 @@ def run(path, model, step):
 @pytest.mark.parametrize("layout", ["native", "hf"])
 @pytest.mark.parametrize("model", sorted(CASES))
 def test_vectors_and_logprobs(checkpoints, model, layout):
+    """AC-49"""
     got = run(checkpoints(model, layout), model, 512)
     for key, limit in (("vectors", 1e-4), ("next_logprob", 5e-4)):
         want = np.array(CASES[model][key])

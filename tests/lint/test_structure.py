@@ -98,6 +98,17 @@ def test_no_unbounded_string_functions():
     assert not bad, "\n".join(bad)
 
 
+def test_nothing_is_compiled_at_run_time():
+    """AC-39, AC-44: kernels are built with the program, and are our own."""
+    foreign = re.compile(r"nvrtc|cuModuleLoad|cuLibraryLoad|cutlass|flashinfer"
+                         r"|triton|\bsystem\(|\bpopen\(", re.I)
+    files = [p for p in (TOP / "cuda").iterdir()
+             if p.suffix in (".c", ".h", ".cu", ".cuh")]
+    assert len(files) > 20
+    for path in files + [TOP / "configure.ac"]:
+        assert not foreign.search(path.read_text()), path
+
+
 def test_nothing_is_left_over():
     left = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|#if 0")
     bad = [str(p.relative_to(TOP)) for p in SOURCES

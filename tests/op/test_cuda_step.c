@@ -347,6 +347,7 @@ time_form(const char *dir, const struct form *f, int layers,
     return e.text[0] != '\0';
 }
 
+/* AC-35, AC-37, AC-38 */
 int
 main(int argc, char **argv)
 {

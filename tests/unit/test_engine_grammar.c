@@ -149,6 +149,7 @@ test_masks(void **state)
     }
 }
 
+/* AC-32: it ends one request, and no other. */
 static void
 test_failing_mask(void **state)
 {

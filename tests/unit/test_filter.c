@@ -386,7 +386,7 @@ characters(void **state)
     check_all("v15", c, COUNT(c));
 }
 
-/* Anything at all: the same for every cut, and never a failure. */
+/* AC-11: anything at all is the same for every cut, and never a failure. */
 static void
 random_outputs(void **state)
 {

@@ -256,6 +256,7 @@ test_the_end_comes_where_it_may(void **state)
     grammar_unref(g);
 }
 
+/* AC-33 */
 static void
 test_control_tokens_are_not_text(void **state)
 {
@@ -275,7 +276,7 @@ test_control_tokens_are_not_text(void **state)
     grammar_unref(g);
 }
 
-/* Random drafts: what is rolled back leaves no trace. */
+/* AC-32: random drafts; what is rolled back leaves no trace. */
 static void
 test_rollback_is_exact(void **state)
 {

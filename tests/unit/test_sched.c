@@ -82,6 +82,8 @@ step(void)
     }
 }
 
+/* AC-43: no step is larger than the budget that its workspace was planned
+ * for, however long a prompt is. */
 static void
 test_budget_and_chunks(void **state)
 {
