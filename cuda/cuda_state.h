@@ -17,6 +17,7 @@
 #define PREFILL_MIN 17     /* query tokens from which attention expands */
 #define ATTN_BLOCKS 2      /* blocks of attn_decode an SM holds */
 #define BIAS_MAX 1024      /* bias entries a sequence, on average */
+#define FORBID_MAX 64      /* ids forbidden by a bias; more take a mask */
 #define BLAS_WORKSPACE (32u << 20)
 #define IMAGES 64          /* most images encoded at a time */
 #define IMAGES_LARGE 4     /* of the largest size that there is room for */
@@ -94,6 +95,9 @@ struct flight {
     uint32_t *mask;            /* pinned */
     int *bias_id;
     float *bias;
+    uint32_t *mask_dev;
+    int *bias_id_dev;
+    float *bias_dev;
     struct outputs out;
     cudaEvent_t sent, end;
     cudaGraphExec_t graph[GRAPH_MAX + 1]; /* by padded sequences */
@@ -154,9 +158,6 @@ struct cuda {
     int *last, *ids;
     unsigned *barrier;
     uint64_t meta_size;
-    uint32_t *mask_dev;
-    int *bias_id_dev;
-    float *bias_dev;
     uint32_t out_rows;
     struct moe_maps *maps;
     struct attn_maps *attn_maps;
@@ -173,7 +174,7 @@ struct step_shape {
     int n_pick;                /* rows of logits */
     int n_row;                 /* sample rows */
     bool graph;
-    const struct outputs *out; /* where its results go */
+    const struct flight *f;    /* its lists, and where its results go */
 };
 
 /* Checks a CUDA status: 0, or ERR_DEVICE with `what` in e. */

@@ -325,7 +325,7 @@ decoder_run(struct cuda *c, const struct step_shape *s, const struct meta *m,
         .vector = c->tower.vector,
         .eps = (float)c->p.norm_eps, .n = n_tok, .dim = c->p.dim,
         .vocab = c->p.vocab, .barrier = c->barrier,
-        .begin = s->out->clock,
+        .begin = s->f->out.clock,
     };
     RUN("embed", cuda_embed(&e, c->stream));
     RUN("rope_table", cuda_rope_table(m->pos, c->freq, c->rope, n_tok,
@@ -347,7 +347,7 @@ decoder_sample(struct cuda *c, const struct step_shape *s,
 {
     const int n_tok = s->n_pick;
     if (n_tok == 0)
-        RUN("clock", cuda_clock(s->out->clock + 1, c->stream));
+        RUN("clock", cuda_clock(s->f->out.clock + 1, c->stream));
     int most = s->graph ? GRAPH_MAX : LOGIT_ROWS, done = 0;
     for (int at = 0; at < s->n_pick; at += most) {
         int n = s->n_pick - at < most ? s->n_pick - at : most;
@@ -359,10 +359,11 @@ decoder_sample(struct cuda *c, const struct step_shape *s,
         struct sample a = {
             .row = m->row + done, .n = s->graph ? s->n_row : 2 * n,
             .vocab = c->p.vocab, .logits = c->logits,
-            .copy = c->logits_copy, .mask = c->mask_dev,
-            .bias_id = c->bias_id_dev, .bias = c->bias_dev,
-            .count = c->count, .last = c->last, .out = s->out->out,
-            .top_id = s->out->top_id, .top_logprob = s->out->top_logprob,
+            .copy = c->logits_copy, .mask = s->f->mask_dev,
+            .bias_id = s->f->bias_id_dev, .bias = s->f->bias_dev,
+            .count = c->count, .last = c->last, .out = s->f->out.out,
+            .top_id = s->f->out.top_id,
+            .top_logprob = s->f->out.top_logprob,
         };
         RUN("sample", cuda_sample(&a, c->stream));
         done += a.n;

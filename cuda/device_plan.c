@@ -226,11 +226,13 @@ take_sampling(struct cuda *c, struct walk *w)
         c->meta_size = m.fixed + (c->n_blocks * 4ull + seqs * 64) * 4;
     else
         c->meta_size = m.fixed + (uint64_t)c->max_tables * seqs * 4;
-    for (int i = 0; i < 2; i++)
-        c->flight[i].meta_dev = take(w, c->meta_size);
-    c->mask_dev = take(w, seqs * (vocab + 31) / 32 * 4);
-    c->bias_id_dev = take(w, seqs * BIAS_MAX * 4);
-    c->bias_dev = take(w, seqs * BIAS_MAX * 4);
+    for (int i = 0; i < 2; i++) {
+        struct flight *f = &c->flight[i];
+        f->meta_dev = take(w, c->meta_size);
+        f->mask_dev = take(w, seqs * (vocab + 31) / 32 * 4);
+        f->bias_id_dev = take(w, seqs * (BIAS_MAX + FORBID_MAX) * 4);
+        f->bias_dev = take(w, seqs * (BIAS_MAX + FORBID_MAX) * 4);
+    }
 }
 
 static void

@@ -9,13 +9,14 @@
  * and its own graphs: a step of single query tokens replays one recorded for
  * its padded number of sequences. Padding tokens see no keys, write no cache
  * row and draw nothing. The arrays of a graph lie at fixed places for its size.
- * Masks, biases and counts of penalties, which few requests have, are there
- * once and are copied in the stream of the kernels.
+ * Only the counts for penalties are rebuilt in the stream of the kernels, when
+ * a sequence begins.
  */
 #include "config.h"
 
 #include "cuda/cuda_state.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,9 +54,9 @@ flight_open(struct cuda *c, struct flight *f, struct err *e)
     if (r == 0)
         r = pinned(c, &f->mask, seqs * words * 4, e);
     if (r == 0)
-        r = pinned(c, &f->bias_id, seqs * BIAS_MAX * 4, e);
+        r = pinned(c, &f->bias_id, seqs * (BIAS_MAX + FORBID_MAX) * 4, e);
     if (r == 0)
-        r = pinned(c, &f->bias, seqs * BIAS_MAX * 4, e);
+        r = pinned(c, &f->bias, seqs * (BIAS_MAX + FORBID_MAX) * 4, e);
     if (r == 0)
         r = pinned(c, &f->out.out, rows * sizeof *f->out.out, e);
     if (r == 0)
@@ -165,7 +166,7 @@ static struct step_shape
 shape_of(const struct flight *f, const struct batch *b)
 {
     struct step_shape s = {.n = (int)b->n_tok, .graph = b->n_image == 0,
-                           .out = &f->out};
+                           .f = f};
     for (uint32_t i = 0; i < b->n_seq; i++) {
         const struct batch_seq *q = &b->seq[i];
         s.graph &= q->n_tok == 1 && q->target == NULL;
@@ -239,20 +240,44 @@ penalises(const struct sampling *p)
            || (p->repetition_penalty > 0 && p->repetition_penalty != 1);
 }
 
-static int
-put_bias(struct making *k, const struct sampling *p, struct sample_row *row,
-         struct err *e)
+static void
+put_bias(struct making *k, const int32_t *id, const float *bias, size_t n)
 {
-    const uint64_t room = (uint64_t)k->c->limits.max_seqs * BIAS_MAX;
-    if (k->n_bias + p->n_bias > room)
+    for (size_t i = 0; i < n; i++) {
+        k->f->bias_id[k->n_bias] = id[i];
+        k->f->bias[k->n_bias++] = bias ? bias[i] : -INFINITY;
+    }
+}
+
+/* The row's biases. Forbidding a few ids is a bias too: most chats forbid one,
+ * and a mask each would be megabytes a step. */
+static int
+fill_bias(struct making *k, const struct batch_seq *q, bool forbid,
+          struct sample_row *row, struct err *e)
+{
+    const struct sampling *p = q->sampling;
+    const uint64_t room =
+        (uint64_t)k->c->limits.max_seqs * (BIAS_MAX + FORBID_MAX);
+    row->bias = (int)k->n_bias;
+    if (k->n_bias + p->n_bias + (forbid ? FORBID_MAX : 0) > room)
         return err_set(e, ERR_LIMIT, "more than %llu bias entries in a step",
                        (unsigned long long)room);
-    row->bias = (int)k->n_bias;
-    row->n_bias = (int)p->n_bias;
-    memcpy(k->f->bias_id + k->n_bias, p->bias_id, p->n_bias * 4);
-    memcpy(k->f->bias + k->n_bias, p->bias, p->n_bias * 4);
-    k->n_bias += (uint32_t)p->n_bias;
+    put_bias(k, p->bias_id, p->bias, p->n_bias);
+    if (forbid)
+        put_bias(k, p->bad, NULL, p->n_bad);
+    if (forbid && q->n_drawn < p->ban_until)
+        put_bias(k, p->ban, NULL, p->n_ban);
+    row->n_bias = (int)k->n_bias - row->bias;
     return 0;
+}
+
+/* Whether biases can do what a mask would. They never forbid all ids. */
+static bool
+few_forbidden(const struct cuda *c, const struct batch_seq *q)
+{
+    const struct sampling *p = q->sampling;
+    return q->mask == NULL && p->n_allowed == 0
+           && p->n_bad + p->n_ban <= FORBID_MAX && FORBID_MAX < c->p.vocab;
 }
 
 static int
@@ -270,9 +295,10 @@ fill_draw(struct making *k, const struct batch_seq *q, int logit_row,
         .mask = -1, .draws = true, .raw = q->raw_logprobs,
         .penal = penalises(p),
     };
-    if (make_mask(k->c, q, k->f->mask + k->n_mask * words))
+    const bool few = few_forbidden(k->c, q);
+    if (!few && make_mask(k->c, q, k->f->mask + k->n_mask * words))
         row->mask = (int)k->n_mask++;
-    return p->n_bias > 0 ? put_bias(k, p, row, e) : 0;
+    return fill_bias(k, q, few, row, e);
 }
 
 /* Rows of the logits that sequence q wants, in token order. */
@@ -412,17 +438,17 @@ send(struct making *k)
     int r = copy_in(k->f->meta_dev, k->f->meta,
                     k->host.fixed + k->n_table * 4, c->copies);
     if (r == 0)
+        r = copy_in(k->f->mask_dev, k->f->mask, k->n_mask * words * 4,
+                    c->copies);
+    if (r == 0)
+        r = copy_in(k->f->bias_id_dev, k->f->bias_id, k->n_bias * 4ull,
+                    c->copies);
+    if (r == 0)
+        r = copy_in(k->f->bias_dev, k->f->bias, k->n_bias * 4ull, c->copies);
+    if (r == 0)
         r = (int)cudaEventRecord(k->f->sent, c->copies);
     if (r == 0)
         r = (int)cudaStreamWaitEvent(c->stream, k->f->sent, 0);
-    if (r == 0)
-        r = copy_in(c->mask_dev, k->f->mask, k->n_mask * words * 4,
-                    c->stream);
-    if (r == 0)
-        r = copy_in(c->bias_id_dev, k->f->bias_id, k->n_bias * 4ull,
-                    c->stream);
-    if (r == 0)
-        r = copy_in(c->bias_dev, k->f->bias, k->n_bias * 4ull, c->stream);
     return r == 0 ? reset_counts(k) : r;
 }
 
@@ -609,7 +635,7 @@ static int
 capture(struct cuda *c, struct flight *f, uint32_t n)
 {
     struct step_shape s = {.n = (int)n, .n_pick = (int)n, .n_row = (int)n,
-                           .graph = true, .out = &f->out};
+                           .graph = true, .f = f};
     struct meta m;
     cudaGraph_t g = NULL;
     meta_layout(&m, f->meta_dev, n, n);
