@@ -41,6 +41,7 @@
 
 #define READ_SIZE 65536
 #define TICK_MS 5
+#define VOCAB_DEFAULT 131072
 
 struct url {
     char host[256], port[8], prefix[256];
@@ -53,6 +54,7 @@ struct bench {
     struct loop *loop;
     /* options */
     long long n_streams, n_requests, n_tokens, prompt_words, slack_ms, pid;
+    long long prompt_ids, vocab; /* prompts of ids instead; 0 = words */
     double rate, ramp_s;
     bool stream, json;
     char *model;
@@ -137,12 +139,14 @@ read_options(struct bench *b, int argc, char **argv)
 {
     const char *url = "http://127.0.0.1:8080", *streams = NULL, *tokens = NULL;
     const char *requests = NULL, *words = NULL, *rate = NULL, *ramp = NULL;
-    const char *slack = NULL, *pid = NULL, *model = NULL;
+    const char *slack = NULL, *pid = NULL, *model = NULL, *ids = NULL;
+    const char *vocab = NULL;
     bool no_stream = false;
     const struct option_row rows[] = {
         {"url", &url}, {"key", &b->key}, {"model", &model},
         {"streams", &streams}, {"requests", &requests}, {"tokens", &tokens},
-        {"prompt-words", &words}, {"rate", &rate}, {"ramp", &ramp},
+        {"prompt-words", &words}, {"prompt-ids", &ids},
+        {"vocab", &vocab}, {"rate", &rate}, {"ramp", &ramp},
         {"slack", &slack}, {"pid", &pid},
         {"no-stream", NULL, &no_stream}, {"json", NULL, &b->json},
         {NULL}};
@@ -150,10 +154,13 @@ read_options(struct bench *b, int argc, char **argv)
     b->n_tokens = 256;
     b->prompt_words = 30;
     b->slack_ms = 500;
+    b->vocab = VOCAB_DEFAULT;
     if (command_options(argc, argv, rows) != EXIT_OK ||
         command_number("streams", streams, 1, 100000, &b->n_streams) ||
         command_number("tokens", tokens, 1, 1 << 20, &b->n_tokens) ||
         command_number("prompt-words", words, 1, 100000, &b->prompt_words) ||
+        command_number("prompt-ids", ids, 1, 1 << 20, &b->prompt_ids) ||
+        command_number("vocab", vocab, 1, 1 << 24, &b->vocab) ||
         command_number("slack", slack, 0, 3600000, &b->slack_ms) ||
         command_number("pid", pid, 1, INT32_MAX, &b->pid))
         return EXIT_USAGE;
@@ -552,6 +559,14 @@ stream_fail(struct stream *s, const char *what)
     next_request(s);
 }
 
+static uint64_t
+next_random(uint64_t *x)
+{
+    *x ^= *x << 13;
+    *x ^= *x >> 7;
+    return *x ^= *x << 17;
+}
+
 /* A word of two or three syllables at random: a few words in turn would send
  * their tokens to a few experts. */
 static int
@@ -560,13 +575,30 @@ put_word(struct buf *out, uint64_t *x)
     static const char first[] = "bdfghklmnprstvwz", vowel[] = "aeiou";
     int rc = buf_putc(out, ' ');
     for (uint64_t i = 2 + (*x >> 63); i > 0 && rc == 0; i--) {
-        *x ^= *x << 13;
-        *x ^= *x >> 7;
-        *x ^= *x << 17;
+        next_random(x);
         rc = buf_putc(out, first[*x >> 60]);
         rc = rc ? rc : buf_putc(out, vowel[(*x >> 32) % 5]);
     }
     return rc;
+}
+
+/* A message of words for chat completions, or ids for completions. */
+static int
+put_prompt(struct bench *b, struct buf *out)
+{
+    uint64_t x = b->t_begin + (uint64_t)b->n_sent * 0x9e3779b97f4a7c15ull;
+    if (b->prompt_ids == 0) {
+        int rc = buf_printf(out, ",\"messages\":[{\"role\":\"user\","
+                            "\"content\":\"%lld", b->n_sent);
+        for (long long i = 0; i < b->prompt_words && rc == 0; i++)
+            rc = put_word(out, &x);
+        return rc ? rc : buf_puts(out, "\"}]");
+    }
+    int rc = buf_puts(out, ",\"prompt\":");
+    for (long long i = 0; i < b->prompt_ids && rc == 0; i++)
+        rc = buf_printf(out, "%c%d", i ? ',' : '[',
+                        (int)((next_random(&x) >> 32) % (uint64_t)b->vocab));
+    return rc ? rc : buf_putc(out, ']');
 }
 
 /* A body with its own words, so that no prompt is another's prefix, and none of
@@ -576,17 +608,13 @@ put_request(struct stream *s)
 {
     struct bench *b = s->b;
     struct buf body = {0};
-    uint64_t x = b->t_begin + (uint64_t)b->n_sent * 0x9e3779b97f4a7c15ull;
     int rc = buf_printf(&body, "{\"model\":");
     if (rc == 0)
         rc = json_put_string(&body, b->model, strlen(b->model));
     if (rc == 0)
-        rc = buf_printf(&body, ",\"messages\":[{\"role\":\"user\",\"content\":"
-                        "\"%lld", b->n_sent);
-    for (long long i = 0; i < b->prompt_words && rc == 0; i++)
-        rc = put_word(&body, &x);
+        rc = put_prompt(b, &body);
     if (rc == 0)
-        rc = buf_printf(&body, "\"}],\"max_tokens\":%lld,\"ignore_eos\":true,"
+        rc = buf_printf(&body, ",\"max_tokens\":%lld,\"ignore_eos\":true,"
                         "\"seed\":%lld", b->n_tokens, 1000000 + b->n_sent);
     if (rc == 0 && b->stream)
         rc = buf_puts(&body, ",\"stream\":true,\"stream_options\":"
@@ -595,7 +623,8 @@ put_request(struct stream *s)
         rc = buf_putc(&body, '}');
     s->out.len = 0;
     if (rc == 0)
-        rc = put_head(b, &s->out, "POST", "/v1/chat/completions",
+        rc = put_head(b, &s->out, "POST", b->prompt_ids
+                      ? "/v1/completions" : "/v1/chat/completions",
                       key_of(b, b->n_sent), body.len);
     if (rc == 0)
         rc = buf_append(&s->out, body.data, body.len);

@@ -40,6 +40,14 @@ def test_whole_replies_at_full_speed():
     assert got["tokens"] == 200 * 40
 
 
+def test_prompts_of_ids():
+    got, = measure("--streams", "4", "--rate", "0", "--tokens", "9",
+                   "--prompt-ids", "123", "--set", "max_context=200")
+    assert (got["requests"], got["failed"]) == (4, 0)
+    assert got["prompt_tokens"] == 123
+    assert got["tokens"] == 4 * 9
+
+
 def test_a_model_and_its_pauses():
     """The demo model by one and four streams; the cpu back end has a clock."""
     rows = measure("--streams", "1,4", "--rate", "0", "--tokens", "12",
