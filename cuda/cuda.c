@@ -219,6 +219,7 @@ plan_device(struct backend *b, struct model *m,
     c->slots = c->p.top_k + 1;
     c->n_experts = c->p.n_experts + 1;
     c->gate_rows = (c->p.n_experts + 15) / 16 * 16;
+    c->narrow_max = NARROW_ROWS * c->p.n_experts / c->p.top_k;
     c->score_scale = model_score_scale(&c->p);
     uint32_t graph = plan_bucket(l->max_seqs < GRAPH_MAX ? l->max_seqs
                                                          : GRAPH_MAX);

@@ -14,6 +14,7 @@
 #define GRAPH_MAX 256      /* most sequences a decode graph serves */
 #define LOGIT_ROWS 128     /* rows of logits at a time (at least max graph) */
 #define KV_PIECE 16384     /* keys expanded at a time in prefill */
+#define NARROW_ROWS 80     /* tokens an expert up to which tiles are narrow */
 #define PREFILL_MIN 17     /* query tokens from which attention expands */
 #define ATTN_BLOCKS 2      /* blocks of attn_decode an SM holds */
 #define BIAS_MAX 1024      /* bias entries a sequence, on average */
@@ -138,6 +139,7 @@ struct cuda {
     float *freq;
     struct cuda_tower tower;
     int slots, n_experts, gate_rows;
+    int narrow_max;            /* tokens up to which expert tiles are narrow */
     float score_scale;
 
     /* workspace */

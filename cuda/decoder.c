@@ -263,7 +263,8 @@ experts(struct cuda *c, const struct cuda_layer *d, int n_tok,
         .h = c->mh, .y = c->my, .route = c->route,
     };
     const enum expert_path path = decoder_path(c, n_tok);
-    int width = path == PATH_MID ? 8 : path == PATH_PREFILL ? 0
+    const int tiles = n_tok <= c->narrow_max ? MOE_NARROW : MOE_WIDE;
+    int width = path == PATH_MID ? 8 : path == PATH_PREFILL ? tiles
                 : item_width(c, n_tok);
 
     RUN("router", product(c, &d->gate, c->h, c->p.dim, n_tok, c->router,
@@ -274,7 +275,7 @@ experts(struct cuda *c, const struct cuda_layer *d, int n_tok,
     if (path == PATH_MID) {
         RUN("moe_mid", cuda_moe_mid(m, c->barrier, c->n_sm, c->stream));
     } else if (path == PATH_PREFILL) {
-        RUN("moe_prefill", cuda_moe_prefill(m, c->maps, c->my, c->n_sm,
+        RUN("moe_prefill", cuda_moe_prefill(m, c->maps, width, c->my, c->n_sm,
                                             c->stream));
     } else {
         RUN("moe_up", cuda_moe_up(m, width, c->stream));

@@ -3,16 +3,22 @@
  * dequantised in the loop (sm_90a, NVFP4).
  *
  * DESIGN. A unit of NVFP4 is, unchanged, the register A operand of wgmma
- * m64nNk16: warp i of a tile owns row tile i. A block takes 128 weight rows x
- * N tokens of one expert (N of the four widths of moe_tiles.h): two consumer
- * warpgroups, one producer thread that brings units by bulk copies and tokens
- * by tensor maps with 128-byte swizzle. Tiles are walked by persistent blocks,
+ * m64nNk16: a warp owns row tiles. A block has two consumer warpgroups, and one
+ * producer thread that brings units by bulk copies and tokens by tensor maps
+ * with 128-byte swizzle. A warpgroup dequantises into one set of fragments while
+ * wgmma reads the other.
+ *   wide tiles    64 rows a warpgroup x N tokens of one expert; the sets belong
+ *                 to successive k steps.
+ *   narrow tiles  128 rows as two products of 64, a set each: with few tokens an
+ *                 expert wgmma is done before the next fragments are, and the
+ *                 chain of one product would set the time.
+ * N is of the widths of moe_tiles.h. Tiles are walked by persistent blocks,
  * widest first; the ring of tokens drains when N changes.
  * The K order of the units must be met by the tokens in shared memory: inside
  * each 64 columns, slot 16 s + j holds column 16 (j % 8 / 2) + 4 s + 2 (j / 8)
  * + j % 2. The gather writes it for x, the gate+up epilogue for h.
  * Bound by wgmma (about 690 TFLOP/s sustained on H200) from 256 rows an
- * expert on, below by the chain of a k step.
+ * expert on.
  */
 #include "cuda/hopper.cuh"
 
@@ -22,13 +28,14 @@
 #include "cuda/wgmma.cuh"
 
 #define BARS 16               /* barriers of the token ring, in rotation */
+/* R: products of 64 rows in a warpgroup's tile. */
 #define W_STAGES 2
-#define W_STAGE (8 * UNIT)    /* 128 rows x 512 columns */
-#define TOKEN_RING 147456
-#define SM_PREFILL (TOKEN_RING + W_STAGES * W_STAGE + 1024)
+#define W_STAGE(R) (8 * (R) * UNIT) /* its rows, both groups, x 512 columns */
+#define TOKEN_RING(R) (147456 / (R))
+#define SM_PREFILL(R) (TOKEN_RING(R) + W_STAGES * W_STAGE(R) + 1024)
 
 struct moe_maps {
-    CUtensorMap up[MOE_TILE_VARIANTS], down[MOE_TILE_VARIANTS];
+    CUtensorMap up[2 * MOE_TILE_VARIANTS], down[2 * MOE_TILE_VARIANTS];
 };
 
 struct map_set {
@@ -45,10 +52,10 @@ struct tiles {
     int rows, cols, ldo;      /* of the weights; of out */
 };
 
-static __host__ __device__ __forceinline__ int
+template <int R> static __host__ __device__ __forceinline__ int
 ring_slots(int width)
 {
-    int n = TOKEN_RING / (width * 128);
+    int n = TOKEN_RING(R) / (width * 128);
     return n < BARS ? n : BARS;
 }
 
@@ -106,17 +113,17 @@ store_tile(const tiles &a, const moe_item &it, int rt, const float (&d)[N / 2])
     }
 }
 
-template <int N, bool DOWN> DEV void
+template <int R, int N, bool DOWN> DEV void
 do_tile(const tiles &a, const moe_item &it, int rb, const char *tokens,
         const char *weights, const bars &b, ring_state &st)
 {
     const int lane = threadIdx.x & 31, w = threadIdx.x >> 5;
-    float d[N / 2];
+    float d[R][N / 2];
     uint32_t f[2][4][4];
     int prev = -1;
 #pragma unroll
-    for (int i = 0; i < N / 2; i++)
-        d[i] = 0;
+    for (int i = 0; i < R * N / 2; i++)
+        d[i / (N / 2)][i % (N / 2)] = 0;
     if (st.width != N) {
         st.width = N;
         st.slot = 0;
@@ -124,32 +131,43 @@ do_tile(const tiles &a, const moe_item &it, int rb, const char *tokens,
 #pragma unroll 1
     for (int sl = 0; sl < a.cols / 512; sl++) {
         mbar_wait(&b.w_full[st.w], st.wp);
-        const char *u = weights + st.w * W_STAGE + w * UNIT + lane * 16;
-        const uint4 sc = *(const uint4 *)(u + 4096);
-        const uint32_t sw[4] = {sc.x, sc.y, sc.z, sc.w};
+        const char *u = weights + st.w * W_STAGE(R) + w * UNIT + lane * 16;
+        uint4 sc[R];
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const uint4 c = *(const uint4 *)(u + i * 512);
+        for (int r = 0; r < R; r++)
+            sc[r] = *(const uint4 *)(u + r * 8 * UNIT + 4096);
+        uint4 c = *(const uint4 *)u;
+#pragma unroll
+        for (int j = 0; j < 8 * R; j++) {
+            const int i = j / R, r = j % R;
             const uint32_t cw[4] = {c.x, c.y, c.z, c.w};
+            const uint32_t sw[4] = {sc[r].x, sc[r].y, sc[r].z, sc[r].w};
             const uint32_t lo = fp4_scale(sw[i / 2], (i & 1) * 2);
             const uint32_t hi = fp4_scale(sw[i / 2], (i & 1) * 2 + 1);
 #pragma unroll
             for (int s = 0; s < 4; s++)
-                fp4_frag(cw[s], lo, hi, f[i & 1][s]);
-            mbar_wait(&b.full[st.k % BARS], st.k / BARS & 1);
+                fp4_frag(cw[s], lo, hi, f[j & 1][s]);
+            /* The next codes are on their way during the waits. */
+            if (j + 1 < 8 * R)
+                c = *(const uint4 *)(u + (j + 1) % R * 8 * UNIT +
+                                     (j + 1) / R * 512);
+            if (r == 0)
+                mbar_wait(&b.full[st.k % BARS], st.k / BARS & 1);
             const uint64_t desc =
                 (uint64_t)((smem_addr(tokens + st.slot * N * 128) & 0x3ffff)
                            >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
             for (int s = 0; s < 4; s++)
-                wgmma<N>::mma(d, f[i & 1][s], desc + 2 * s);
+                wgmma<N>::mma(d[r], f[j & 1][s], desc + 2 * s);
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-            if (prev >= 0 && lane == 0)
+            if (r == 0 && prev >= 0 && lane == 0)
                 mbar_arrive(&b.empty[prev]);
+            if (r < R - 1)
+                continue;
             prev = st.k++ % BARS;
-            if (++st.slot == ring_slots(N))
+            if (++st.slot == ring_slots<R>(N))
                 st.slot = 0;
         }
         __syncwarp();
@@ -163,10 +181,12 @@ do_tile(const tiles &a, const moe_item &it, int rb, const char *tokens,
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     if (lane == 0)
         mbar_arrive(&b.empty[prev]);
-    store_tile<N, DOWN>(a, it, rb * 8 + w, d);
+#pragma unroll
+    for (int r = 0; r < R; r++)
+        store_tile<N, DOWN>(a, it, (rb * R + r) * 8 + w, d[r]);
 }
 
-DEV void
+template <int R> DEV void
 produce_tiles(const tiles &a, const map_set &maps, char *tokens,
               char *weights, const bars &b, int total, int blocks)
 {
@@ -176,7 +196,7 @@ produce_tiles(const tiles &a, const map_set &maps, char *tokens,
     for (int q = blockIdx.x; q < total; q += gridDim.x) {
         const moe_item it = a.item[q / blocks];
         const int width = moe_tile_width(it.variant);
-        const int slots = ring_slots(width);
+        const int slots = ring_slots<R>(width);
         if (st.width != width) {
             if (st.k)
                 mbar_wait(&b.empty[(st.k - 1) % BARS], (st.k - 1) / BARS & 1);
@@ -185,13 +205,13 @@ produce_tiles(const tiles &a, const map_set &maps, char *tokens,
             drained = st.k;
         }
         const char *wp = a.w + it.expert * a.stride +
-                         (size_t)(q % blocks) * 8 * slices * UNIT;
+                         (size_t)(q % blocks) * 8 * R * slices * UNIT;
         for (int kt = 0; kt < slices * 8; kt++) {
             if ((kt & 7) == 0) {
                 mbar_wait(&b.w_empty[st.w], st.wp ^ 1);
-                mbar_expect(&b.w_full[st.w], W_STAGE);
-                for (int r = 0; r < 8; r++)
-                    bulk_copy(weights + st.w * W_STAGE + r * UNIT,
+                mbar_expect(&b.w_full[st.w], W_STAGE(R));
+                for (int r = 0; r < 8 * R; r++)
+                    bulk_copy(weights + st.w * W_STAGE(R) + r * UNIT,
                               wp + (size_t)(r * slices + kt / 8) * UNIT,
                               UNIT, &b.w_full[st.w]);
                 if (++st.w == W_STAGES) {
@@ -203,8 +223,9 @@ produce_tiles(const tiles &a, const map_set &maps, char *tokens,
             if (j >= drained)
                 mbar_wait(&b.empty[j % BARS], j / BARS & 1);
             mbar_expect(&b.full[k], width * 128);
-            tma_load(tokens + st.slot * width * 128, &maps.m[it.variant],
-                     kt * 64, it.first, &b.full[k]);
+            tma_load(tokens + st.slot * width * 128,
+                     &maps.m[it.variant % MOE_TILE_VARIANTS], kt * 64,
+                     it.first, &b.full[k]);
             st.k++;
             if (++st.slot == slots)
                 st.slot = 0;
@@ -214,7 +235,7 @@ produce_tiles(const tiles &a, const map_set &maps, char *tokens,
 
 #endif
 
-template <bool DOWN> static __global__ void
+template <int R, bool DOWN> static __global__ void
 __launch_bounds__(384, 1)
 grouped(const __grid_constant__ map_set maps, const __grid_constant__ tiles a)
 {
@@ -223,9 +244,9 @@ grouped(const __grid_constant__ map_set maps, const __grid_constant__ tiles a)
     __shared__ uint64_t full[BARS], empty[BARS];
     __shared__ uint64_t w_full[W_STAGES], w_empty[W_STAGES];
     char *sm = sm_raw + (1024 - (smem_addr(sm_raw) & 1023)) % 1024;
-    char *weights = sm + TOKEN_RING;
+    char *weights = sm + TOKEN_RING(R);
     const bars b = {full, empty, w_full, w_empty};
-    const int blocks = a.rows / 128;
+    const int blocks = a.rows / (128 * R);
     pdl_trigger();
     if (threadIdx.x == 0) {
         for (int i = 0; i < BARS; i++) {
@@ -246,7 +267,7 @@ grouped(const __grid_constant__ map_set maps, const __grid_constant__ tiles a)
         if (threadIdx.x == 256) {
             /* The tokens were written by ordinary stores. */
             asm volatile("fence.proxy.async;" ::: "memory");
-            produce_tiles(a, maps, sm, weights, b, total, blocks);
+            produce_tiles<R>(a, maps, sm, weights, b, total, blocks);
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
@@ -254,18 +275,22 @@ grouped(const __grid_constant__ map_set maps, const __grid_constant__ tiles a)
         for (int q = blockIdx.x; q < total; q += gridDim.x) {
             const moe_item it = a.item[q / blocks];
             const int rb = q % blocks;
-            switch (it.variant) {
+            switch (it.variant % MOE_TILE_VARIANTS) {
             case 0:
-                do_tile<64, DOWN>(a, it, rb, sm, weights, b, st);
+                do_tile<R, R == 1 ? 64 : 32, DOWN>(a, it, rb, sm, weights, b,
+                                                   st);
                 break;
             case 1:
-                do_tile<128, DOWN>(a, it, rb, sm, weights, b, st);
+                do_tile<R, R == 1 ? 128 : 48, DOWN>(a, it, rb, sm, weights, b,
+                                                    st);
                 break;
             case 2:
-                do_tile<160, DOWN>(a, it, rb, sm, weights, b, st);
+                do_tile<R, R == 1 ? 160 : 64, DOWN>(a, it, rb, sm, weights, b,
+                                                    st);
                 break;
             default:
-                do_tile<256, DOWN>(a, it, rb, sm, weights, b, st);
+                do_tile<R, R == 1 ? 256 : 96, DOWN>(a, it, rb, sm, weights, b,
+                                                    st);
             }
         }
     }
@@ -299,7 +324,7 @@ cuda_moe_maps(void *gather, void *h, int rows, int dim, int hidden)
 {
     struct moe_maps *maps = (struct moe_maps *)aligned_alloc(
         64, (sizeof *maps + 63) / 64 * 64);
-    for (int i = 0; maps && i < MOE_TILE_VARIANTS; i++)
+    for (int i = 0; maps && i < 2 * MOE_TILE_VARIANTS; i++)
         if (!tensor_map(&maps->up[i], gather, dim, rows, moe_tile_width(i)) ||
             !tensor_map(&maps->down[i], h, hidden, rows,
                         moe_tile_width(i))) {
@@ -322,14 +347,15 @@ cuda_moe_prefill_fits(const struct moe *m)
            && m->hidden % 512 == 0;
 }
 
-template <bool DOWN> static int
+template <int R, bool DOWN> static int
 run_tiles(const struct moe *m, const struct moe_maps *maps, int n_sm,
           cudaStream_t s)
 {
     tiles a = {};
     map_set set;
     for (int i = 0; i < MOE_TILE_VARIANTS; i++)
-        set.m[i] = DOWN ? maps->down[i] : maps->up[i];
+        set.m[i] = (DOWN ? maps->down : maps->up)
+                       [R == 2 ? i : MOE_TILE_VARIANTS + i];
     a.w = (const char *)(DOWN ? m->w2 : m->w13);
     a.stride = DOWN ? m->stride2 : m->stride13;
     a.scale = DOWN ? m->scale2 : m->scale13;
@@ -339,12 +365,12 @@ run_tiles(const struct moe *m, const struct moe_maps *maps, int n_sm,
     a.ldo = DOWN ? m->dim : m->hidden;
     a.rows = DOWN ? m->dim : 2 * m->hidden;
     a.cols = DOWN ? m->hidden : m->dim;
-    return launch_ex<SM_PREFILL, true>(grouped<DOWN>, dim3(n_sm), 384, s,
-                                       set, a);
+    return launch_ex<SM_PREFILL(R), true>(grouped<R, DOWN>, dim3(n_sm), 384, s,
+                                          set, a);
 }
 
 extern "C" int
-cuda_moe_prefill(const struct moe *m, const struct moe_maps *maps,
+cuda_moe_prefill(const struct moe *m, const struct moe_maps *maps, int width,
                  void *gather, int n_sm, cudaStream_t s)
 {
     if (!cuda_moe_prefill_fits(m) || maps == NULL)
@@ -352,7 +378,12 @@ cuda_moe_prefill(const struct moe *m, const struct moe_maps *maps,
     int r = launch<0>(gather_tokens, dim3(m->n * m->slots), 256, s,
                       (const bf16 *)m->x, (const int *)m->route.order,
                       m->slots, m->dim, (bf16 *)gather);
+    if (width == MOE_NARROW) {
+        if (r == 0)
+            r = run_tiles<2, false>(m, maps, n_sm, s);
+        return r == 0 ? run_tiles<2, true>(m, maps, n_sm, s) : r;
+    }
     if (r == 0)
-        r = run_tiles<false>(m, maps, n_sm, s);
-    return r == 0 ? run_tiles<true>(m, maps, n_sm, s) : r;
+        r = run_tiles<1, false>(m, maps, n_sm, s);
+    return r == 0 ? run_tiles<1, true>(m, maps, n_sm, s) : r;
 }

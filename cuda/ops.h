@@ -88,6 +88,8 @@ struct moe_route {
     int *n_item;         /* [1] */
     unsigned *distinct;  /* [1] counts active routed experts, added to */
 };
+#define MOE_WIDE 0      /* widths of items: the prefill kernel's tiles */
+#define MOE_NARROW (-1)
 /* Most items that n tokens can make. */
 int cuda_moe_items(int n, int slots, int n_experts, int width);
 
@@ -97,7 +99,7 @@ int cuda_route_top(const float *logits, int ldl, int n, int n_experts,
                    int slots, float routed_scale, const struct moe_route *r,
                    cudaStream_t s);
 /* Sorts the assignments by expert and cuts them into items. width > 0: items
- * of that many; width 0: the token tiles of the sm_90a prefill kernel.
+ * of that many; else the token tiles of the sm_90a prefill kernel.
  * n_experts with the shared one. */
 int cuda_route_sort(int n, int slots, int n_experts, int width,
                     const struct moe_route *r, cudaStream_t s);
@@ -131,15 +133,15 @@ int cuda_moe_down(const struct moe *m, int width, cudaStream_t s);
 bool cuda_moe_mid_fits(const struct moe *m);
 int cuda_moe_mid(const struct moe *m, unsigned *barrier, int n_sm,
                  cudaStream_t s);
-/* Both with wgmma (sm_90a, NVFP4, moe_prefill.cu); items of width 0. gather:
- * [n * slots, dim] bf16 scratch, may be y. */
+/* Both with wgmma (sm_90a, NVFP4, moe_prefill.cu); items of width MOE_NARROW or
+ * MOE_WIDE. gather: [n * slots, dim] bf16 scratch, may be y. */
 bool cuda_moe_prefill_fits(const struct moe *m);
 struct moe_maps;
 struct moe_maps *cuda_moe_maps(void *gather, void *h, int rows, int dim,
                                int hidden);
 void cuda_moe_maps_free(struct moe_maps *maps);
 int cuda_moe_prefill(const struct moe *m, const struct moe_maps *maps,
-                     void *gather, int n_sm, cudaStream_t s);
+                     int width, void *gather, int n_sm, cudaStream_t s);
 
 /* --- norms, embedding, rope ------------------------------------------------ */
 

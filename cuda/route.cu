@@ -98,13 +98,12 @@ top(const float *logits, int ldl, int n, int n_experts, int slots,
 DEV void
 cut(int n, int width, int *parts, int *per, int *variant)
 {
-    *variant = 0;
-    *per = width;
-    if (width > 0) {
-        *parts = (n + width - 1) / width;
+    const bool narrow = width == MOE_NARROW;
+    *variant = width == MOE_WIDE ? MOE_TILE_VARIANTS : 0;
+    *per = width > 0 ? width : moe_tile_max(narrow);
+    *parts = (n + *per - 1) / *per;
+    if (width > 0)
         return;
-    }
-    *parts = (n + MOE_TILE_MAX - 1) / MOE_TILE_MAX;
     if (n == 0)
         return;
     *per = ((n + *parts - 1) / *parts + 7) / 8 * 8;
@@ -264,7 +263,8 @@ route_few(const float *logits, int ldl, int n, int n_experts, int slots,
 extern "C" int
 cuda_moe_items(int n, int slots, int n_experts, int width)
 {
-    int total = n * slots, w = width > 0 ? width : MOE_TILE_MAX;
+    int total = n * slots;
+    int w = width > 0 ? width : moe_tile_max(width == MOE_NARROW);
     int most = (total + w - 1) / w + n_experts;
     return most < total ? most : total;
 }
