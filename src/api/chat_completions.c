@@ -18,7 +18,8 @@ call_fail_chat(struct api_call *c, int rc, const struct chat_error *ce)
 {
     if (rc == ERR_NOMEM)
         return call_fail(c, 503, NULL, "out of memory");
-    return call_fail(c, ce->status ? ce->status : 400, ce->param, "%s",
+    int status = ce->status ? ce->status : 400;
+    return call_fail(c, ce->schema ? STATUS_SCHEMA : status, ce->param, "%s",
                      ce->err.text);
 }
 
@@ -59,6 +60,19 @@ refuse_fields(struct api_call *c)
     return 0;
 }
 
+/* "auto" without tools is refused as elsewhere; with an empty list it is what
+ * agents send that dropped their tools. */
+static int
+check_choice(struct api_call *c, const struct chat_request *req)
+{
+    if (json_get(c->body, "tool_choice") == NULL
+        || json_get(c->body, "tools") != NULL
+        || req->choice == CHAT_CHOICE_NONE)
+        return 0;
+    return call_fail(c, 400, "tool_choice", "tool_choice is given but there "
+                     "are no tools");
+}
+
 int
 chat_job_encode(struct api_call *c, struct chat_job *j, int64_t budget)
 {
@@ -70,6 +84,8 @@ chat_job_encode(struct api_call *c, struct chat_job *j, int64_t budget)
     int rc = chat_parse(chat, c->body, c->arena, &j->req, &ce);
     if (rc != 0)
         return call_fail_chat(c, rc, &ce);
+    if (check_choice(c, &j->req) != 0)
+        return -1;
     if (job_images_load(c, j) != 0)
         return -1;
     j->req.effort = j->effort.value;

@@ -143,16 +143,25 @@ read_format(struct api_call *c, struct form *f)
     return take_schema(c, f, param, schema);
 }
 
-/* Members of structured_outputs and the older top-level names of the same. */
+/* Last part of a path; NULL of NULL. */
+static const char *
+last(const char *path)
+{
+    const char *dot = path ? strrchr(path, '.') : NULL;
+    return dot ? dot + 1 : path;
+}
+
+/* Members of structured_outputs, by path, and the older top-level names of the
+ * same. */
 static int
 read_members(struct api_call *c, struct form *f, struct json_object *o,
              const char *const name[5])
 {
-    struct json_object *json = json_get(o, name[0]);
-    struct json_object *regex = json_get(o, name[1]);
-    struct json_object *choice = name[2] ? json_get(o, name[2]) : NULL;
-    struct json_object *grammar = json_get(o, name[3]);
-    struct json_object *object = name[4] ? json_get(o, name[4]) : NULL;
+    struct json_object *json = json_get(o, last(name[0]));
+    struct json_object *regex = json_get(o, last(name[1]));
+    struct json_object *choice = name[2] ? json_get(o, last(name[2])) : NULL;
+    struct json_object *grammar = json_get(o, last(name[3]));
+    struct json_object *object = name[4] ? json_get(o, last(name[4])) : NULL;
 
     if (json && take_schema(c, f, name[0], json) != 0)
         return -1;
@@ -173,8 +182,9 @@ read_members(struct api_call *c, struct form *f, struct json_object *o,
 static int
 read_structured(struct api_call *c, struct form *f)
 {
-    static const char *const member[] = {"json", "regex", "choice", "grammar",
-                                         "json_object"};
+#define AT(member) "structured_outputs." member
+    static const char *const member[] = {AT("json"), AT("regex"), AT("choice"),
+                                         AT("grammar"), AT("json_object")};
     static const char param[] = "structured_outputs";
     struct json_object *o = json_get(c->body, param);
     bool compact = false, closed = false;
@@ -186,8 +196,8 @@ read_structured(struct api_call *c, struct form *f)
     if (json_get(o, "structural_tag") || json_get(o, "whitespace_pattern"))
         return call_fail(c, 400, param, "structural_tag and "
                          "whitespace_pattern are not supported");
-    if (field_bool(c, o, "disable_any_whitespace", &compact) != 0
-        || field_bool(c, o, "disable_additional_properties", &closed) != 0
+    if (field_bool(c, o, AT("disable_any_whitespace"), &compact) != 0
+        || field_bool(c, o, AT("disable_additional_properties"), &closed) != 0
         || read_members(c, f, o, member) != 0)
         return -1;
     if (closed)
@@ -196,6 +206,7 @@ read_structured(struct api_call *c, struct form *f)
     if (f->param == NULL)
         return call_fail(c, 400, param, "structured_outputs needs one of "
                          "json, regex, choice, grammar and json_object");
+#undef AT
     f->spec->compact = compact;
     return 0;
 }

@@ -85,6 +85,14 @@ static const struct row rows[] = {
 
 /* --- single values ------------------------------------------------------------ */
 
+/* The value of a field that its path names; from is the object it is in. */
+static struct json_object *
+value_at(struct json_object *from, const char *path)
+{
+    const char *dot = strrchr(path, '.');
+    return json_get(from, dot ? dot + 1 : path);
+}
+
 int
 field_type_error(struct api_call *c, const char *key, const char *want)
 {
@@ -95,7 +103,7 @@ int
 field_bool(struct api_call *c, struct json_object *from, const char *key,
            bool *out)
 {
-    struct json_object *o = json_get(from, key);
+    struct json_object *o = value_at(from, key);
 
     if (o == NULL)
         return 0;
@@ -109,7 +117,7 @@ int
 field_str(struct api_call *c, struct json_object *from, const char *key,
           struct str *out)
 {
-    struct json_object *o = json_get(from, key);
+    struct json_object *o = value_at(from, key);
 
     if (o == NULL)
         return 0;
@@ -161,7 +169,7 @@ field_int(struct api_call *c, struct json_object *from, const char *key,
           int64_t min, int64_t max, int64_t *out)
 {
     struct row r = {key, INT, 0, 0, (double)min, (double)max, false};
-    struct json_object *o = json_get(from, key);
+    struct json_object *o = value_at(from, key);
 
     return o ? read_int(c, o, &r, out) : 0;
 }

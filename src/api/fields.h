@@ -81,7 +81,9 @@ void fields_truncate(struct api_call *c, const struct fields *f,
 void fields_apply(const struct api_call *c, const struct fields *f, int k,
                   struct engine_request *r);
 
-/* Reads a boolean; absent or null leaves *out. -1 after answering. */
+/* Reads a boolean; absent or null leaves *out. -1 after answering. key may be a
+ * path as in errors, "stream_options.include_usage"; from then is the object
+ * that has its last part. The same holds for the others. */
 int field_bool(struct api_call *c, struct json_object *from, const char *key,
                bool *out);
 /* Reads a string; absent or null leaves *out alone. */

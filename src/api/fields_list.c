@@ -222,8 +222,10 @@ read_stream_options(struct api_call *c, struct fields *f)
     if (!f->stream && json_object_object_length(o) > 0)
         return call_fail(c, 400, "stream_options", "stream_options is only "
                          "allowed with stream: true");
-    if (field_bool(c, o, "include_usage", &f->include_usage) != 0
-        || field_bool(c, o, "continuous_usage_stats", &f->continuous_usage))
+    if (field_bool(c, o, "stream_options.include_usage",
+                   &f->include_usage) != 0
+        || field_bool(c, o, "stream_options.continuous_usage_stats",
+                      &f->continuous_usage) != 0)
         return -1;
     f->continuous_usage = f->continuous_usage && f->include_usage;
     return 0;

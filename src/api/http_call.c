@@ -31,6 +31,21 @@ error_type(int status)
     }
 }
 
+/* A path as the schema check of vLLM names it, or a field's name. */
+static int
+put_param(struct buf *out, const char *from, const char *param)
+{
+    struct buf path = {0};
+
+    if (param == NULL)
+        return buf_puts(out, "null");
+    int rc = buf_puts(&path, from);
+    rc = rc ? rc : buf_puts(&path, param);
+    rc = rc ? rc : json_put_string(out, path.data, path.len);
+    buf_free(&path);
+    return rc;
+}
+
 int
 error_put(struct buf *out, int status, const char *param, const char *text)
 {
@@ -40,10 +55,8 @@ error_put(struct buf *out, int status, const char *param, const char *text)
     if (rc == 0)
         rc = buf_printf(out, ",\"type\":\"%s\",\"param\":",
                         error_type(status));
-    if (rc == 0 && param)
-        rc = json_put_string(out, param, strlen(param));
-    else if (rc == 0)
-        rc = buf_puts(out, "null");
+    if (rc == 0)
+        rc = put_param(out, status == STATUS_SCHEMA ? "body." : "", param);
     return rc ? rc : buf_printf(out, ",\"code\":%d}}", status % 1000);
 }
 
@@ -136,14 +149,15 @@ call_body(struct api_call *c)
     if (rc == ERR_NOMEM)
         return call_fail(c, 503, NULL, "out of memory");
     if (rc != 0)
-        return call_fail(c, 400, NULL, "the body is not valid JSON: %s",
-                         e.text);
+        return call_fail(c, STATUS_SCHEMA, NULL, "the body is not valid JSON: "
+                         "%s", e.text);
     if (arena_cleanup(c->arena, put_body, body) != 0) {
         json_object_put(body);
         return call_fail(c, 503, NULL, "out of memory");
     }
     if (!json_object_is_type(body, json_type_object))
-        return call_fail(c, 400, NULL, "the body must be a JSON object");
+        return call_fail(c, STATUS_SCHEMA, NULL, "the body must be a JSON "
+                         "object");
     c->body = body;
     return 0;
 }
@@ -170,7 +184,8 @@ call_check_model(struct api_call *c)
     struct str name = json_str(o);
 
     if (o && !json_object_is_type(o, json_type_string))
-        return call_fail(c, 400, "model", "model must be a string");
+        return call_fail(c, STATUS_SCHEMA, "model", "model must be a "
+                         "string");
     if (name.n == 0)
         return 0;
     const struct served *served = atomic_load(&c->api->served);

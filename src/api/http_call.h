@@ -56,7 +56,8 @@ int call_body(struct api_call *c);
 /* Takes text, which is a JSON object, for the body. 0 or ERR_NOMEM. */
 int call_body_text(struct api_call *c, struct str text);
 
-/* Status 400 for a value of the wrong JSON type; its error type differs. */
+/* Status 400 for a value of the wrong JSON type; its error type differs, and
+ * the param begins with "body.". */
 #define STATUS_SCHEMA 1400
 
 /* Answers with an error object; param may be NULL. Returns -1, so that a

@@ -257,7 +257,8 @@ add_choice(struct api_call *c, struct json_object *to)
 
     if (o == NULL)
         return 0;
-    if (field_bool(c, o, "disable_parallel_tool_use", &single) != 0)
+    if (field_bool(c, o, "tool_choice.disable_parallel_tool_use",
+                   &single) != 0)
         return -1;
     if (single)
         json_object_object_add(to, "parallel_tool_calls",
@@ -271,6 +272,8 @@ add_choice(struct api_call *c, struct json_object *to)
         translate_copy(f, "name", o, "name");
     } else if (translate_is(type, "any")) {
         translate_set(to, "tool_choice", STR("required"));
+    } else if (translate_is(type, "auto") && json_get(to, "tools") == NULL) {
+        return 0; /* nothing to choose from */
     } else if (translate_is(type, "auto") || translate_is(type, "none")) {
         translate_copy(to, "tool_choice", o, "type");
     } else {
@@ -297,7 +300,7 @@ add_thinking(struct api_call *c, struct json_object *to)
     if (!translate_is(type, "enabled") && !translate_is(type, "adaptive"))
         return bad(c, "thinking", "type must be enabled, adaptive or "
                    "disabled");
-    if (field_int(c, o, "budget_tokens", 1, INT32_MAX, &budget) != 0)
+    if (field_int(c, o, "thinking.budget_tokens", 1, INT32_MAX, &budget) != 0)
         return -1;
     if (json_get(to, "reasoning_effort") == NULL)
         translate_set(to, "reasoning_effort", STR("high"));

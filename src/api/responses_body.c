@@ -158,7 +158,7 @@ add_choice(struct json_object *to, struct json_object *o)
         json_object_object_add(named, "function", f);
         translate_copy(f, "name", o, "name");
         json_object_object_add(to, "tool_choice", named);
-    } else if (o) {
+    } else if (o && (json_get(to, "tools") || !translate_is(o, "auto"))) {
         json_object_object_add(to, "tool_choice", json_object_get(o));
     }
 }
@@ -225,10 +225,10 @@ translate_responses(struct api_call *c)
         return -1;
     for (size_t i = 0; i < sizeof same / sizeof *same; i++)
         translate_copy(to, same[i][1], c->body, same[i][0]);
-    add_choice(to, json_get(c->body, "tool_choice"));
     if (add_input(c, to) != 0 || add_tools(c, to) != 0
         || add_format(c, to) != 0)
         return -1;
+    add_choice(to, json_get(c->body, "tool_choice"));
     c->body = to;
     return 0;
 }

@@ -17,7 +17,7 @@ flag(struct api_call *c, const char *key, bool absent)
     if (o == NULL)
         return absent;
     if (!json_object_is_type(o, json_type_boolean))
-        return call_fail(c, 400, key, "%s must be true or false", key);
+        return field_type_error(c, key, "true or false");
     return json_object_get_boolean(o);
 }
 
@@ -31,7 +31,7 @@ encode_text(struct api_call *c, struct ids *ids)
     if (bos < 0)
         return -1;
     if (!json_object_is_type(o, json_type_string))
-        return call_fail(c, 400, "prompt", "prompt must be a string");
+        return field_type_error(c, "prompt", "a string");
     struct str text = json_str(o);
     int rc = bos && first >= 0 ? ids_push(ids, first) : 0;
     if (rc == 0)
@@ -111,7 +111,7 @@ read_ids(struct api_call *c, struct ids *out)
     int n_vocab = tok_info(c->api->parts.tok)->n_vocab;
 
     if (!json_object_is_type(list, json_type_array))
-        return call_fail(c, 400, "tokens", "tokens must be an array of ids");
+        return field_type_error(c, "tokens", "an array of ids");
     size_t n = json_object_array_length(list);
     for (size_t i = 0; i < n; i++) {
         struct json_object *o = json_object_array_get_idx(list, i);

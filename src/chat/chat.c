@@ -83,6 +83,7 @@ chat_fail(struct arena *a, struct chat_error *ce, int code,
     if (n >= (int)sizeof(text))
         n = sizeof(text) - 1;
     ce->status = 400;
+    ce->schema = code == ERR_FORMAT;
     ce->param = arena_strndup(a, text, n < 0 ? 0 : (size_t)n);
     return err_set(&ce->err, code, "%s", message);
 }
@@ -98,6 +99,7 @@ chat_failf(struct chat_error *ce, int code, const char *path,
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     ce->status = 400;
+    ce->schema = code == ERR_FORMAT;
     ce->param = path;
     return err_set(&ce->err, code, "%s", text);
 }

@@ -82,6 +82,7 @@ struct chat_request {
 struct chat_error {
     int status;              /* 400 */
     const char *param;       /* dotted path of the field, arena or static */
+    bool schema;             /* a wrong type, a missing or an unknown word */
     struct err err;
 };
 
@@ -101,8 +102,8 @@ void chat_free(struct chat *c);
 
 /* Reads messages, tools, tool_choice, continue_final_message of a body into
  * req; all memory from the arena, strings may point into body, which must live
- * as long. Does not read reasoning_effort: the caller maps levels and sets
- * req->effort. Returns 0, ERR_FORMAT/ERR_RANGE (ce filled) or ERR_NOMEM. */
+ * as long. Does not read reasoning_effort: the caller sets req->effort, from
+ * chat_effort or as it likes. Returns 0, ERR_FORMAT/ERR_RANGE (ce filled) or ERR_NOMEM. */
 int chat_parse(const struct chat *c, struct json_object *body,
                struct arena *a, struct chat_request *req,
                struct chat_error *ce);
@@ -130,6 +131,20 @@ struct chat_prompt {
  * the caller). Errors as chat_parse. */
 int chat_encode(const struct chat *c, const struct chat_request *req,
                 struct arena *a, struct chat_prompt *out,
+                struct chat_error *ce);
+
+/* How much a request wants the model to think. The models know "none" and
+ * "high"; the levels between are high with a budget. */
+struct chat_effort {
+    struct str value;        /* {NULL,0}: not given */
+    enum { CHAT_THINK_WHOLE, CHAT_THINK_LOW, CHAT_THINK_MEDIUM } budget;
+    bool exact;              /* the level is one that the models know */
+    const char *param;       /* the field it came from, for errors */
+};
+
+/* Reads reasoning_effort, reasoning and chat_template_kwargs of a body, the
+ * first winning. Errors as chat_parse. */
+int chat_effort(struct json_object *body, struct chat_effort *out,
                 struct chat_error *ce);
 
 /* True when the tokenizer has a reasoning_effort setting: then req->effort may

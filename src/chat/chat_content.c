@@ -319,7 +319,7 @@ find_thought(struct chat_reader *r, struct json_object *o,
         b = is_string(b) ? b : NULL;
     }
     if (r->strict && a && b && !str_eq(json_str(a), json_str(b)))
-        return chat_fail(r->a, r->ce, ERR_FORMAT, "reasoning and "
+        return chat_fail(r->a, r->ce, ERR_RANGE, "reasoning and "
                          "reasoning_content differ", "messages.%zu.reasoning",
                          r->index);
     *thought = a && (json_str(a).n > 0 || b == NULL) ? a : b;
@@ -375,7 +375,7 @@ read_thought(struct chat_reader *r, struct json_object *o,
     int rc = find_thought(r, o, &thought);
     if (rc == 0 && thought && has_thought(m)) {
         if (r->strict)
-            return chat_fail(r->a, r->ce, ERR_FORMAT, "the message has "
+            return chat_fail(r->a, r->ce, ERR_RANGE, "the message has "
                              "thinking parts and a reasoning field too",
                              "messages.%zu.reasoning", r->index);
         thought = NULL; /* a client that replays both says it twice */

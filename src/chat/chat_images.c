@@ -20,6 +20,9 @@ struct loader {
 static int
 bad(struct loader *l, int code, const char *text)
 {
+    /* An image that cannot be read is a bad value, not a wrong type. */
+    if (code == ERR_FORMAT)
+        code = ERR_RANGE;
     return chat_fail(l->a, l->ce, code, text,
                      "messages.%zu.content.%zu.image_url", l->message,
                      l->part);

@@ -75,8 +75,9 @@ read_arguments(struct chat_reader *r, size_t i, struct json_object *f,
     if (o == NULL || json_object_is_type(o, json_type_string)) {
         rc = chat_json_text(r->a, json_str(o), out);
         if (rc == ERR_LIMIT)
-            return bad_call(r, i, "function.arguments",
-                            "the arguments are nested too deep");
+            return chat_fail(r->a, r->ce, rc, "the arguments are nested too "
+                             "deep", "messages.%zu.tool_calls.%zu.function."
+                             "arguments", r->index, i);
         return rc;
     }
     if (r->strict && !json_object_is_type(o, json_type_object))
@@ -200,7 +201,7 @@ read_messages(struct chat_reader *r, struct json_object *body,
                           "messages must be a list");
     size_t n = json_object_array_length(list);
     if (n == 0)
-        return chat_failf(r->ce, ERR_FORMAT, "messages",
+        return chat_failf(r->ce, ERR_RANGE, "messages",
                           "there must be at least one message");
     req->message = arena_calloc(r->a, n, sizeof(*req->message));
     if (req->message == NULL)
@@ -245,11 +246,11 @@ read_end(struct chat_reader *r, struct json_object *body,
     if (rc != 0)
         return rc;
     if (req->continue_final && new_turn)
-        return chat_failf(r->ce, ERR_FORMAT, "continue_final_message",
+        return chat_failf(r->ce, ERR_RANGE, "continue_final_message",
                           "continue_final_message and add_generation_prompt "
                           "cannot both be true");
     if (req->continue_final && last->role != CHAT_ASSISTANT)
-        return chat_failf(r->ce, ERR_FORMAT, "continue_final_message",
+        return chat_failf(r->ce, ERR_RANGE, "continue_final_message",
                           "continue_final_message needs an assistant message "
                           "at the end");
     if (last->role != CHAT_ASSISTANT)

@@ -35,7 +35,7 @@ check_parameters(struct chat_reader *r, size_t i, struct json_object *schema)
         return 0;
     }
     const char *at = buf_cstr(&path);
-    int rc = chat_fail(r->a, r->ce, ERR_FORMAT, why,
+    int rc = chat_fail(r->a, r->ce, ERR_RANGE, why,
                        "tools.%zu.function.parameters%s", i, at ? at : "");
     buf_free(&path);
     return rc;
@@ -53,8 +53,9 @@ read_function(struct chat_reader *r, size_t i, struct json_object *f,
         return bad_tool(r, i, "function.name", "a function needs a name");
     t->name = json_str(name);
     if (!chat_name_valid(t->name, r->strict))
-        return bad_tool(r, i, "function.name", "a function name must be 1 to "
-                        "64 of a-z, A-Z, 0-9, underscore and dash");
+        return chat_fail(r->a, r->ce, ERR_RANGE, "a function name must be 1 "
+                         "to 64 of a-z, A-Z, 0-9, underscore and dash",
+                         "tools.%zu.function.name", i);
     if (description && !json_object_is_type(description, json_type_string))
         return bad_tool(r, i, "function.description",
                         "description must be a string");
@@ -143,13 +144,15 @@ static int
 check_choice(struct chat_reader *r, const struct chat_request *req)
 {
     if (req->choice == CHAT_CHOICE_REQUIRED && req->n_tool == 0)
-        return bad_choice(r, "tool_choice is required but there are no tools");
+        return chat_failf(r->ce, ERR_RANGE, "tool_choice", "tool_choice is "
+                          "required but there are no tools");
     if (req->choice != CHAT_CHOICE_NAMED)
         return 0;
     for (size_t i = 0; i < req->n_tool; i++)
         if (str_eq(req->tool[i].name, req->choice_name))
             return 0;
-    return bad_choice(r, "tool_choice names a function that is not in tools");
+    return chat_failf(r->ce, ERR_RANGE, "tool_choice", "tool_choice names a "
+                      "function that is not in tools");
 }
 
 int

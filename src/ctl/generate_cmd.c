@@ -147,6 +147,38 @@ read_sampling(struct json_object *in, struct sampling *s, struct err *e)
     return 0;
 }
 
+/* Nothing asked for is left out in silence. */
+static int
+check_names(struct json_object *in, struct err *e)
+{
+    static const char *const known[] = {
+        "ids", "max_tokens", "min_tokens", "stop_token_ids", "ignore_eos",
+        "logit_bias", "temperature", "top_p", "top_k", "min_p", "seed",
+        "presence_penalty", "frequency_penalty", "repetition_penalty"};
+    const size_t n = sizeof known / sizeof *known;
+
+    json_object_object_foreach(in, key, value) {
+        size_t i = 0;
+        (void)value;
+        while (i < n && strcmp(known[i], key) != 0)
+            i++;
+        if (i == n)
+            return err_set(e, ERR_UNSUPPORTED, "%.40s: no such field", key);
+    }
+    return 0;
+}
+
+static int
+read_flag(struct json_object *in, const char *key, bool *out, struct err *e)
+{
+    struct json_object *o = json_get(in, key);
+
+    if (o && !json_object_is_type(o, json_type_boolean))
+        return err_set(e, ERR_FORMAT, "%s: expected true or false", key);
+    *out = json_object_get_boolean(o);
+    return 0;
+}
+
 static int
 read_job(const struct generate *g, struct json_object *in, struct job *j,
          struct err *e)
@@ -155,7 +187,10 @@ read_job(const struct generate *g, struct json_object *in, struct job *j,
 
     if (!json_object_is_type(in, json_type_object))
         return err_set(e, ERR_FORMAT, "expected an object with \"ids\"");
-    int rc = command_ids(json_get(in, "ids"), &j->prompt, e);
+    int rc = check_names(in, e);
+    if (rc == 0)
+        rc = command_ids(json_get(in, "ids"), &j->prompt, e);
+    rc = rc ? rc : read_flag(in, "ignore_eos", &j->r.ignore_end, e);
     if (rc == 0 && j->prompt.n == 0)
         rc = err_set(e, ERR_RANGE, "ids: empty");
     if (rc == 0 && json_get(in, "stop_token_ids"))
@@ -174,7 +209,6 @@ read_job(const struct generate *g, struct json_object *in, struct job *j,
     j->r.n_stop = j->stop.n;
     j->r.end_id = &g->end_id;
     j->r.n_end = g->end_id >= 0;
-    j->r.ignore_end = json_object_get_boolean(json_get(in, "ignore_eos"));
     j->r.n_top = j->r.prompt_top = -1;
     j->r.think = (struct engine_think){.open = -1, .close = -1, .budget = -1};
     return 0;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "api/http_call.h"
 #include "chat/chat.h"
 #include "ctl/command.h"
 #include "json/json.h"
@@ -11,6 +12,7 @@
 struct tokenize {
     struct tok *tok;
     struct chat *chat;     /* with --chat */
+    bool strict;
     bool keep_special;
 };
 
@@ -31,21 +33,21 @@ tokenize_text(void *arg, struct json_object *in, struct buf *out,
     return rc;
 }
 
-/* The error object of the API, as the server would answer. */
+/* The levels as the server maps them; strict: as the reference takes them. */
 static int
-put_api_error(struct buf *out, const struct chat_error *ce)
+read_effort(const struct tokenize *t, struct json_object *in,
+            struct chat_request *req, struct chat_error *ce)
 {
-    int rc = buf_puts(out, "{\"error\": {\"message\": ");
-    if (rc == 0)
-        rc = json_put_string(out, ce->err.text, strlen(ce->err.text));
-    if (rc == 0)
-        rc = buf_puts(out, ", \"type\": \"BadRequestError\", \"param\": ");
-    if (rc == 0 && ce->param)
-        rc = json_put_string(out, ce->param, strlen(ce->param));
-    else if (rc == 0)
-        rc = buf_puts(out, "null");
-    return rc ? rc : buf_printf(out, ", \"code\": %d}}",
-                                ce->status ? ce->status : 400);
+    struct chat_effort effort;
+
+    if (t->strict) {
+        req->effort = json_str(json_get(in, "reasoning_effort"));
+        return 0;
+    }
+    int rc = chat_effort(in, &effort, ce);
+    if (rc == 0 && chat_has_reasoning(t->chat))
+        req->effort = effort.value;
+    return rc;
 }
 
 static int
@@ -58,7 +60,9 @@ encode_body(struct tokenize *t, struct json_object *in, struct arena *a,
     int rc = chat_parse(t->chat, in, a, &req, ce);
     if (rc != 0)
         return rc;
-    req.effort = json_str(json_get(in, "reasoning_effort"));
+    rc = read_effort(t, in, &req, ce);
+    if (rc != 0)
+        return rc;
     if (info->has_image) {
         struct image_spec spec = {info->image_patch, info->image_merge,
                                   info->image_max, IMAGE_PIXELS_MAX};
@@ -83,7 +87,9 @@ tokenize_chat(void *arg, struct json_object *in, struct buf *out,
     int rc = encode_body(t, in, a, &p, &ce);
     if (rc == 0)
         rc = command_put_ids(out, p.ids.id, p.ids.n);
-    else if (rc != ERR_NOMEM && put_api_error(out, &ce) != 0)
+    else if (rc != ERR_NOMEM
+             && error_put(out, ce.schema ? STATUS_SCHEMA : ce.status,
+                          ce.param, ce.err.text) != 0)
         rc = ERR_NOMEM;
     ids_free(&p.ids);
     arena_destroy(a);
@@ -130,14 +136,14 @@ int
 tokenize_command(int argc, char **argv)
 {
     const char *file = NULL;
-    bool chat = false, strict = false;
+    struct tokenize t = {0};
+    bool chat = false;
     const struct option_row rows[] = {
         {"tokenizer", &file, NULL},
         {"chat", NULL, &chat},
-        {"strict", NULL, &strict},
+        {"strict", NULL, &t.strict},
         {NULL}
     };
-    struct tokenize t = {0};
     struct err e = {0};
 
     int rc = command_options(argc, argv, rows);
@@ -145,7 +151,7 @@ tokenize_command(int argc, char **argv)
         rc = open_tokenizer(argv[0], file, &t.tok);
     if (rc != EXIT_OK)
         return rc;
-    if (chat && chat_create(t.tok, strict ? CHAT_STRICT : CHAT_LENIENT,
+    if (chat && chat_create(t.tok, t.strict ? CHAT_STRICT : CHAT_LENIENT,
                             &t.chat, &e) != 0)
         rc = command_fail(argv[0], "%s", e.text);
     else

@@ -113,6 +113,9 @@ def test_a_seed_repeats_a_sample():
     ({"ids": [1], "temperature": 9}, "temperature"),
     ({"ids": [1], "temperature": "hot"}, "temperature"),
     ({"ids": [1], "logit_bias": {"x": 1}}, "logit_bias"),
+    ({"ids": [1], "stop": "x"}, "stop: no such field"),
+    ({"ids": [1], "max_token": 3}, "max_token: no such field"),
+    ({"ids": [1], "ignore_eos": 1}, "ignore_eos"),
 ])
 def test_generate_refuses_bad_fields(job, said):
     bad, good = ctl.lines("generate", "--model", DEMO,
@@ -173,6 +176,27 @@ def test_filter_tells_a_cut_output():
 def test_filter_refuses_what_is_no_output(line, said):
     out, = ctl.lines("filter", "--tokenizer", TEKKEN, values=[line])
     assert said in out["error"]
+
+
+def test_chats_think_as_the_server_has_them_think():
+    """Levels under every name become the two that the model knows."""
+    def ids(**fields):
+        return ctl.lines("tokenize", "--tokenizer", TEKKEN, "--chat", values=[
+            {"messages": [{"role": "user", "content": "a"}], **fields}])[0]
+
+    none, high = ids(reasoning_effort="none"), ids(reasoning_effort="high")
+    assert none != high
+    for level in ("minimal", 0):
+        assert ids(reasoning_effort=level) == none
+    for level in ("low", "medium", "xhigh", "max", 0.1, 0.99):
+        assert ids(reasoning_effort=level) == high
+        assert ids(reasoning={"effort": level}) == high
+    assert ids(chat_template_kwargs={"enable_thinking": True}) == high
+    assert ids(chat_template_kwargs={"thinking": True},
+               reasoning_effort="none") == none
+    error = ids(reasoning_effort="much")["error"]
+    assert error["type"] == "Bad Request"
+    assert error["param"] == "body.reasoning_effort"
 
 
 def test_a_chat_that_is_refused_fails_its_line():
