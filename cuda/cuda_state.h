@@ -17,8 +17,8 @@
 #define NARROW_ROWS 80     /* tokens an expert up to which tiles are narrow */
 #define PREFILL_MIN 17     /* query tokens from which attention expands */
 #define ATTN_BLOCKS 2      /* blocks of attn_decode an SM holds */
-#define BIAS_MAX 1024      /* bias entries a sequence, on average */
 #define FORBID_MAX 64      /* ids forbidden by a bias; more take a mask */
+#define BIAS_ROW (BACKEND_BIAS_MAX + FORBID_MAX)
 #define BLAS_WORKSPACE (32u << 20)
 #define IMAGES 64          /* most images encoded at a time */
 #define IMAGES_LARGE 4     /* of the largest size that there is room for */

@@ -230,8 +230,8 @@ take_sampling(struct cuda *c, struct walk *w)
         struct flight *f = &c->flight[i];
         f->meta_dev = take(w, c->meta_size);
         f->mask_dev = take(w, seqs * (vocab + 31) / 32 * 4);
-        f->bias_id_dev = take(w, seqs * (BIAS_MAX + FORBID_MAX) * 4);
-        f->bias_dev = take(w, seqs * (BIAS_MAX + FORBID_MAX) * 4);
+        f->bias_id_dev = take(w, seqs * BIAS_ROW * 4);
+        f->bias_dev = take(w, seqs * BIAS_ROW * 4);
     }
 }
 

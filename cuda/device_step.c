@@ -54,9 +54,9 @@ flight_open(struct cuda *c, struct flight *f, struct err *e)
     if (r == 0)
         r = pinned(c, &f->mask, seqs * words * 4, e);
     if (r == 0)
-        r = pinned(c, &f->bias_id, seqs * (BIAS_MAX + FORBID_MAX) * 4, e);
+        r = pinned(c, &f->bias_id, seqs * BIAS_ROW * 4, e);
     if (r == 0)
-        r = pinned(c, &f->bias, seqs * (BIAS_MAX + FORBID_MAX) * 4, e);
+        r = pinned(c, &f->bias, seqs * BIAS_ROW * 4, e);
     if (r == 0)
         r = pinned(c, &f->out.out, rows * sizeof *f->out.out, e);
     if (r == 0)
@@ -138,6 +138,8 @@ check_seq(const struct cuda *c, const struct batch *b,
     }
     if (q->sample && q->sampling == NULL)
         return err_set(e, ERR_STATE, "no sampling parameters");
+    if (q->sample && q->sampling->n_bias > BACKEND_BIAS_MAX)
+        return err_set(e, ERR_RANGE, "%zu biases", q->sampling->n_bias);
     return 0;
 }
 
@@ -251,24 +253,18 @@ put_bias(struct making *k, const int32_t *id, const float *bias, size_t n)
 
 /* The row's biases. Forbidding a few ids is a bias too: most chats forbid one,
  * and a mask each would be megabytes a step. */
-static int
+static void
 fill_bias(struct making *k, const struct batch_seq *q, bool forbid,
-          struct sample_row *row, struct err *e)
+          struct sample_row *row)
 {
     const struct sampling *p = q->sampling;
-    const uint64_t room =
-        (uint64_t)k->c->limits.max_seqs * (BIAS_MAX + FORBID_MAX);
     row->bias = (int)k->n_bias;
-    if (k->n_bias + p->n_bias + (forbid ? FORBID_MAX : 0) > room)
-        return err_set(e, ERR_LIMIT, "more than %llu bias entries in a step",
-                       (unsigned long long)room);
     put_bias(k, p->bias_id, p->bias, p->n_bias);
     if (forbid)
         put_bias(k, p->bad, NULL, p->n_bad);
     if (forbid && q->n_drawn < p->ban_until)
         put_bias(k, p->ban, NULL, p->n_ban);
     row->n_bias = (int)k->n_bias - row->bias;
-    return 0;
 }
 
 /* Whether biases can do what a mask would. They never forbid all ids. */
@@ -280,9 +276,9 @@ few_forbidden(const struct cuda *c, const struct batch_seq *q)
            && p->n_bad + p->n_ban <= FORBID_MAX && FORBID_MAX < c->p.vocab;
 }
 
-static int
+static void
 fill_draw(struct making *k, const struct batch_seq *q, int logit_row,
-          int out, struct sample_row *row, struct err *e)
+          int out, struct sample_row *row)
 {
     const struct sampling *p = q->sampling;
     const size_t words = ((size_t)k->c->p.vocab + 31) / 32;
@@ -298,13 +294,12 @@ fill_draw(struct making *k, const struct batch_seq *q, int logit_row,
     const bool few = few_forbidden(k->c, q);
     if (!few && make_mask(k->c, q, k->f->mask + k->n_mask * words))
         row->mask = (int)k->n_mask++;
-    return fill_bias(k, q, few, row, e);
+    fill_bias(k, q, few, row);
 }
 
 /* Rows of the logits that sequence q wants, in token order. */
-static int
-fill_rows(struct making *k, const struct batch_seq *q, struct seq_want *want,
-          struct err *e)
+static void
+fill_rows(struct making *k, const struct batch_seq *q, struct seq_want *want)
 {
     const int per = k->s.graph ? 1 : 2;
     for (uint32_t i = 0; i < q->n_tok; i++) {
@@ -324,12 +319,9 @@ fill_rows(struct making *k, const struct batch_seq *q, struct seq_want *want,
             };
         if (draw) {
             want->draw = (int)k->n_out;
-            int r = fill_draw(k, q, at, (int)k->n_out++, &row[per - 1], e);
-            if (r != 0)
-                return r;
+            fill_draw(k, q, at, (int)k->n_out++, &row[per - 1]);
         }
     }
-    return 0;
 }
 
 static int
@@ -361,7 +353,8 @@ fill_seq(struct making *k, const struct batch_seq *q, struct seq_want *want,
         m->table[k->n_table++] = (int)q->block[i];
     if (q->target != NULL)
         want->target = (int)k->n_out;
-    return fill_rows(k, q, want, e);
+    fill_rows(k, q, want);
+    return 0;
 }
 
 /* Tokens that pad a graph. */

@@ -12,6 +12,7 @@
 
 #define STOP_BYTES_MAX 1024
 #define LIST_MAX 4096         /* entries of an id list */
+_Static_assert(LIST_MAX <= BACKEND_BIAS_MAX, "the engine would refuse them");
 
 static int
 no_memory(struct api_call *c)

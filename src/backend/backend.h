@@ -21,6 +21,7 @@
 #define KV_BLOCK 64          /* tokens a KV block */
 #define BACKEND_TOP_MAX 128  /* most alternatives reported a position */
 #define BACKEND_OUT_MAX 8    /* most tokens one sequence gains in a step */
+#define BACKEND_BIAS_MAX 4096 /* most logit_bias entries of a sequence */
 #define MASK_WORDS(n) (((n) + 31) / 32)
 #define TOKEN_SAMPLED (-1)   /* "the token this slot's last step drew" */
 

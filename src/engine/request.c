@@ -82,7 +82,7 @@ check(const struct engine_options *o, const struct engine_request *r)
     if (r->n_prompt > o->max_context)
         return ERR_LIMIT;
     if (r->n_prompt == 0 || r->n_top > BACKEND_TOP_MAX ||
-        r->prompt_top > BACKEND_TOP_MAX)
+        r->prompt_top > BACKEND_TOP_MAX || s->n_bias > BACKEND_BIAS_MAX)
         return ERR_RANGE;
     if (!ids_ok(r->prompt, r->n_prompt, o->n_vocab) ||
         !ids_ok(r->end_id, r->n_end, o->n_vocab) ||

@@ -287,6 +287,13 @@ test_refusals(void **state)
     c.req.n_top = BACKEND_TOP_MAX + 1;
     assert_int_equal(client_submit(&c, g.en), ERR_RANGE);
     c.req.n_top = -1;
+    static int32_t bias_id[BACKEND_BIAS_MAX + 1];
+    static float bias[BACKEND_BIAS_MAX + 1];
+    c.req.sampling.bias_id = bias_id;
+    c.req.sampling.bias = bias;
+    c.req.sampling.n_bias = BACKEND_BIAS_MAX + 1;
+    assert_int_equal(client_submit(&c, g.en), ERR_RANGE);
+    c.req.sampling.n_bias = 0;
     c.req.image = c.image;
     c.req.n_image = 1;
     assert_int_equal(client_submit(&c, g.en), ERR_UNSUPPORTED);
