@@ -178,6 +178,16 @@ open_slots(struct reply *r, const struct chat_job *j)
     return rc ? rc : echo_last(r, j);
 }
 
+/* Mistral's own client takes each chunk of a call for a call of its own, and
+ * one without a name for a mistake. */
+static bool
+wants_whole_calls(struct api_call *c)
+{
+    struct str agent = fcgi_param(c->fcgi, "HTTP_USER_AGENT");
+    return agent.n > 0
+           && memmem(agent.p, agent.n, "mistral", 7) != NULL;
+}
+
 struct reply *
 chat_job_open(struct api_call *c, struct chat_job *j,
               const struct reply_ops *ops, const char *prefix)
@@ -190,6 +200,7 @@ chat_job_open(struct api_call *c, struct chat_job *j,
         return NULL;
     }
     r->named_tool = j->req.choice == CHAT_CHOICE_NAMED && j->req.n_tool > 0;
+    r->whole_calls = wants_whole_calls(c);
     if (j->effort.report) {
         size_t n = strlen(r->headers);
         snprintf(r->headers + n, sizeof r->headers - n,

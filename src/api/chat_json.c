@@ -78,24 +78,29 @@ chat_put_message(struct buf *out, const struct choice *c,
                               "\"audio\":null,\"function_call\":null}");
 }
 
-static int
-put_call_delta(struct buf *out, const struct choice *c,
-               const struct choice_piece *p)
+int
+chat_put_call(struct buf *out, const struct choice *c, int call,
+              struct str args)
 {
-    struct str text = choice_text(c, p);
-    int rc = buf_printf(out, "\"tool_calls\":[{\"index\":%d,", p->call);
+    const struct choice_call *k = &c->call[call];
+    int rc = buf_printf(out, "\"tool_calls\":[{\"index\":%d,\"id\":\"%s\","
+                        "\"type\":\"function\",\"function\":{\"name\":", call,
+                        k->id);
 
-    if (rc == 0 && p->type == FILTER_CALL) {
-        rc = buf_printf(out, "\"id\":\"%s\",\"type\":\"function\","
-                        "\"function\":{\"name\":", c->call[p->call].id);
-        rc = rc ? rc : json_put_string(out, text.p, text.n);
-        rc = rc ? rc : buf_puts(out, ",\"arguments\":\"\"}}]");
-    } else if (rc == 0) {
-        rc = buf_puts(out, "\"function\":{\"arguments\":");
-        rc = rc ? rc : json_put_string(out, text.p, text.n);
-        rc = rc ? rc : buf_puts(out, "}}]");
-    }
-    return rc;
+    rc = rc ? rc : json_put_string(out, k->name.data, k->name.len);
+    rc = rc ? rc : buf_puts(out, ",\"arguments\":");
+    rc = rc ? rc : json_put_string(out, args.p, args.n);
+    return rc ? rc : buf_puts(out, "}}]");
+}
+
+static int
+put_args(struct buf *out, int call, struct str args)
+{
+    int rc = buf_printf(out, "\"tool_calls\":[{\"index\":%d,\"function\":"
+                        "{\"arguments\":", call);
+
+    rc = rc ? rc : json_put_string(out, args.p, args.n);
+    return rc ? rc : buf_puts(out, "}}]");
 }
 
 int
@@ -110,8 +115,10 @@ chat_put_delta(struct buf *out, const struct choice *c,
         rc = rc ? rc : json_put_string(out, text.p, text.n);
     } else if (rc == 0 && p->type == FILTER_REASONING) {
         rc = chat_put_reasoning(out, text, field);
+    } else if (rc == 0 && p->type == FILTER_CALL) {
+        rc = chat_put_call(out, c, p->call, (struct str){"", 0});
     } else if (rc == 0) {
-        rc = put_call_delta(out, c, p);
+        rc = put_args(out, p->call, text);
     }
     return rc ? rc : buf_putc(out, '}');
 }

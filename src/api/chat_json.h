@@ -22,6 +22,10 @@ int chat_put_message(struct buf *out, const struct choice *c,
 int chat_put_delta(struct buf *out, const struct choice *c,
                    const struct choice_piece *p, enum reasoning_field field);
 
+/* Appends "tool_calls":[..] with call number `call` and args. */
+int chat_put_call(struct buf *out, const struct choice *c, int call,
+                  struct str args);
+
 /* Appends "reasoning":".." under each of the names in force. */
 int chat_put_reasoning(struct buf *out, struct str text,
                        enum reasoning_field field);

@@ -45,19 +45,25 @@ begin(struct reply *r)
     return rc;
 }
 
-/* The thought that was kept back (stream_reasoning: false), in one chunk. */
+/* The thought (stream_reasoning: false) or call that was kept back, in one
+ * chunk. */
 static int
 send_held(struct reply *r, struct slot *s)
 {
     struct str text = {s->held.data, s->held.len};
+    int call = s->held_call - 1;
 
-    if (text.n == 0)
+    if (text.n == 0 && call < 0)
         return 0;
     int rc = begin_chunk(r, s);
     rc = rc ? rc : buf_putc(&r->out, '{');
-    rc = rc ? rc : chat_put_reasoning(&r->out, text, r->field);
+    if (rc == 0 && call < 0)
+        rc = chat_put_reasoning(&r->out, text, r->field);
+    else if (rc == 0)
+        rc = chat_put_call(&r->out, &s->c, call, text);
     rc = rc ? rc : buf_putc(&r->out, '}');
     s->held.len = 0;
+    s->held_call = 0;
     return rc ? rc : end_chunk(r, s);
 }
 
@@ -66,9 +72,14 @@ send_piece(struct reply *r, struct slot *s, const struct choice_piece *p)
 {
     struct str text = choice_text(&s->c, p);
 
-    if (p->type == FILTER_REASONING && !r->f.stream_reasoning)
+    if ((p->type == FILTER_REASONING && !r->f.stream_reasoning)
+        || (p->type == FILTER_ARGS && r->whole_calls))
         return buf_append(&s->held, text.p, text.n);
     int rc = send_held(r, s);
+    if (p->type == FILTER_CALL && r->whole_calls) {
+        s->held_call = p->call + 1;
+        return rc;
+    }
     rc = rc ? rc : begin_chunk(r, s);
     rc = rc ? rc : chat_put_delta(&r->out, &s->c, p, r->field);
     return rc ? rc : end_chunk(r, s);

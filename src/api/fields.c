@@ -369,8 +369,8 @@ fields_limit(struct api_call *c, const struct fields *f, size_t n)
 
     if (want > context)
         return call_fail(c, 400, "max_tokens", "max_tokens is %" PRId64
-                         ", more than this model's maximum context length of "
-                         "%" PRId64 " tokens", want, context);
+                         ". This model's maximum context length is %" PRId64
+                         " tokens.", want, context);
     if (prompt + want > context)
         return call_fail(c, 400, "input_tokens", "This model's maximum "
                          "context length is %" PRId64 " tokens. However, you "

@@ -39,7 +39,8 @@ struct slot {
     struct logprob_text lp;       /* not yet sent, or all of a whole reply */
     struct buf ids;               /* token ids, "1,2,3", as lp */
     struct buf prompt_lp;         /* prompt_logprobs, JSON */
-    struct buf held;              /* a thought kept back */
+    struct buf held;              /* a thought kept back, or arguments */
+    int held_call;                /* of this call, counted from 1 */
     struct engine_event last;     /* the last event's message */
 };
 
@@ -76,6 +77,7 @@ struct reply {
     int64_t created;
     enum reasoning_field field;
     bool named_tool;              /* a call of one tool is forced */
+    bool whole_calls;             /* chunks have whole calls only */
     struct slot *slot;
     int n_slot;
     int n_per_prompt;             /* n */

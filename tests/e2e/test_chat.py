@@ -198,6 +198,32 @@ def test_a_call_cut_by_the_limit_is_length_in_both(server):
         assert "TOOL" not in json.dumps(whole)
 
 
+@pytest.mark.parametrize("text", ["two calls", "text and call", "thought"])
+def test_whole_calls_for_those_who_take_no_others(server, text):
+    """Mistral's client; also where the limit cuts a call."""
+    total = ask(server, text, tools=TOOLS)["usage"]["completion_tokens"]
+    for limit in range(1, total + 1):
+        fields = {"tools": TOOLS, "max_tokens": limit, "logprobs": True}
+        _, _, data = server.request(
+            "POST", "/v1/chat/completions",
+            {"messages": user(text), "stream": True, **fields},
+            headers={"User-Agent": "speakeasy-sdk/python 3.7 mistralai"})
+        chunks = serving.sse(data)[:-1]
+        whole = ask(server, text, **fields)["choices"][0]
+        calls = [c for chunk in chunks for choice in chunk["choices"]
+                 for c in choice["delta"].get("tool_calls", [])]
+        assert [c["function"] for c in calls] == \
+            [c["function"] for c in whole["message"].get("tool_calls", [])]
+        assert [c["index"] for c in calls] == list(range(len(calls)))
+        parts, reason = joined(chunks)
+        assert (parts["content"] or "") == (whole["message"]["content"] or "")
+        assert parts["reasoning"] == whole["message"].get("reasoning")
+        assert reason == whole["finish_reason"]
+        assert sum(len(choice["logprobs"]["content"]) for chunk in chunks
+                   for choice in chunk["choices"] if choice["logprobs"]) == \
+            limit
+
+
 def test_usage(server):
     """AC-25: thinking tokens are counted whenever a thought was returned."""
     for text, (_, _, reasoning, _, _) in CASES.items():
