@@ -25,7 +25,7 @@ encode_suffix(const struct tok *t, struct str suffix, struct ids *out)
     rc = rc ? rc : buf_append(&text, suffix.p, suffix.n);
     rc = rc ? rc : tok_encode(t, text.data, text.len, &ids);
     rc = rc ? rc : ids_push(out, tok_special(t, "[SUFFIX]"));
-    if (rc == 0 && ids.n > 2)
+    if (rc == 0 && suffix.n > 0 && ids.n > 2)
         rc = ids_append(out, ids.id + 2, ids.n - 2);
     rc = rc ? rc : ids_push(out, tok_special(t, "[PREFIX]"));
     ids_free(&ids);
@@ -42,7 +42,7 @@ encode(struct api_call *c, const struct text_job *j, struct str text,
 
     if (j->f.add_special_tokens && bos >= 0)
         rc = ids_push(out, bos);
-    if (rc == 0 && j->f.suffix.n > 0)
+    if (rc == 0 && (j->f.suffix.n > 0 || j->fim))
         rc = encode_suffix(t, j->f.suffix, out);
     rc = rc ? rc : tok_encode(t, text.p, text.n, out);
     return rc ? call_fail(c, 503, NULL, "out of memory") : 0;
@@ -145,7 +145,7 @@ check_suffix(struct api_call *c, const struct text_job *j)
 {
     const struct tok *t = c->api->parts.tok;
 
-    if (j->f.suffix.n == 0)
+    if (j->f.suffix.n == 0 && !j->fim)
         return 0;
     if (tok_special(t, "[SUFFIX]") < 0 || tok_special(t, "[PREFIX]") < 0)
         return call_fail(c, 400, "suffix", "this model cannot fill in the "
@@ -196,7 +196,7 @@ open_slots(struct reply *r, const struct text_job *j)
 }
 
 static void
-run(struct api_call *c, struct text_job *j)
+run(struct api_call *c, struct text_job *j, const struct reply_ops *ops)
 {
     const struct tok *t = c->api->parts.tok;
     bool budget = j->f.thinking_token_budget != FIELD_NONE;
@@ -206,8 +206,8 @@ run(struct api_call *c, struct text_job *j)
         .budget = budget ? j->f.thinking_token_budget : -1,
     }};
 
-    struct reply *r = reply_make(c, &text_reply, &j->f, j->prompt,
-                                   j->n_prompt, "cmpl-");
+    struct reply *r = reply_make(c, ops, &j->f, j->prompt, j->n_prompt,
+                                 "cmpl-");
     if (r == NULL || open_slots(r, j) != 0
         || reply_constrain(r, j->grammar) != 0)
         call_fail(c, 503, NULL, "out of memory");
@@ -218,7 +218,9 @@ run(struct api_call *c, struct text_job *j)
 int
 text_job_read(struct api_call *c, struct text_job *j)
 {
-    if (fields_read(c, AT_TEXT, &j->f) != 0 || refuse_fields(c) != 0
+    int endpoint = j->fim ? AT_TEXT | AT_FIM : AT_TEXT;
+
+    if (fields_read(c, endpoint, &j->f) != 0 || refuse_fields(c) != 0
         || read_prompts(c, j) != 0 || check_suffix(c, j) != 0
         || check_prompts(c, j) != 0)
         return -1;
@@ -236,7 +238,27 @@ completions_post(struct api_call *c)
     }
     if (call_body(c) == 0 && call_check_model(c) == 0
         && text_job_read(c, j) == 0)
-        run(c, j);
+        run(c, j, &text_reply);
+}
+
+/* Mistral's endpoint: a completion between prompt and suffix, answered as a
+ * chat would be. */
+void
+fim_post(struct api_call *c)
+{
+    struct text_job *j = arena_calloc(c->arena, 1, sizeof *j);
+
+    if (j == NULL) {
+        call_fail(c, 503, NULL, "out of memory");
+        return;
+    }
+    j->fim = true;
+    if (call_body(c) != 0 || call_check_model(c) != 0)
+        return;
+    if (!json_object_is_type(json_get(c->body, "prompt"), json_type_string))
+        field_type_error(c, "prompt", "a string");
+    else if (text_job_read(c, j) == 0)
+        run(c, j, &chat_reply);
 }
 
 /* One token for whoever asks whether the server generates. */
@@ -250,5 +272,5 @@ health_generate(struct api_call *c)
     if (j == NULL || call_body_text(c, STR(text)) != 0)
         call_fail(c, 503, NULL, "out of memory");
     else if (text_job_read(c, j) == 0)
-        run(c, j);
+        run(c, j, &text_reply);
 }

@@ -224,6 +224,9 @@ check_logprobs(struct api_call *c, struct fields *f)
     if (f->prompt_logprobs == -1 || f->prompt_logprobs > most)
         return call_fail(c, 400, "prompt_logprobs", "prompt_logprobs is "
                          "limited to %" PRId64 " on this server", most);
+    if (f->ask && !f->logprobs && f->text_logprobs == FIELD_NONE)
+        return call_fail(c, 400, "logprob_token_ids", "logprob_token_ids "
+                         "needs logprobs");
     if (f->prompt_logprobs > 0 && f->stream)
         return call_fail(c, 400, "prompt_logprobs", "prompt_logprobs cannot "
                          "be streamed");
@@ -267,14 +270,6 @@ check_refused(struct api_call *c, const struct fields *f)
                          "to beam search, which is not supported");
     if (best != 1 && best != f->n)
         return call_fail(c, 400, "best_of", "best_of is not supported");
-    if (json_get(c->body, "logprob_token_ids"))
-        return call_fail(c, 400, "logprob_token_ids", "logprob_token_ids is "
-                         "not supported");
-    if (json_get(c->body, "repetition_detection"))
-        return call_fail(c, 400, "repetition_detection",
-                         "repetition_detection is not supported");
-    if (json_get(c->body, "stop_regex"))
-        return call_fail(c, 400, "stop_regex", "stop_regex is not supported");
     return 0;
 }
 
@@ -321,7 +316,7 @@ set_defaults(const struct api_call *c, int endpoint, struct fields *f)
         .truncate_prompt_tokens = FIELD_NONE, .stream_interval = 1,
         .top_logprobs = FIELD_NONE, .text_logprobs = FIELD_NONE,
         .prompt_logprobs = FIELD_NONE, .skip_special = true,
-        .add_special_tokens = endpoint == AT_TEXT,
+        .add_special_tokens = endpoint != AT_CHAT,
         .include_reasoning = true, .separate_reasoning = true,
         .stream_reasoning = true, .parallel_tool_calls = true,
     };
@@ -421,6 +416,9 @@ fields_apply(const struct api_call *c, const struct fields *f, int k,
     r->raw_logprobs = true;
     r->priority = f->priority;
     r->cache_salt = f->cache_salt;
+    r->ask = f->ask;
+    r->n_ask = (uint32_t)f->n_ask;
+    r->repetition = f->repetition;
     r->word = f->word;
     r->n_word = f->n_word;
 }

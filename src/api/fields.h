@@ -21,7 +21,8 @@
 #define FIELDS_BAD_SPARE 4
 
 /* Endpoints a field belongs to. */
-enum { AT_CHAT = 1, AT_TEXT = 2, AT_BOTH = 3 };
+enum { AT_CHAT = 1, AT_TEXT = 2, AT_BOTH = 3,
+       AT_FIM = 4 /* with AT_TEXT: as much output as fits by default */ };
 
 struct fields {
     /* sampling */
@@ -57,6 +58,9 @@ struct fields {
     int32_t *stop_id, *allowed, *bad, *bias_id;
     size_t n_stop_id, n_allowed, n_bad, n_bias;
     float *bias;
+    int32_t *ask;                  /* logprob_token_ids */
+    size_t n_ask;
+    struct engine_repetition repetition;
     struct engine_word *word;      /* forbidden words of several tokens */
     size_t n_word;
 };

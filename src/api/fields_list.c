@@ -209,6 +209,41 @@ read_bans(struct api_call *c, struct fields *f)
     return 0;
 }
 
+/* --- repetition_detection -------------------------------------------------------- */
+
+/* Patterns are looked for at each token; this bounds the work. */
+#define PATTERN_MAX 1024
+
+static int
+read_repetition(struct api_call *c, struct fields *f)
+{
+    static const char key[] = "repetition_detection";
+    struct json_object *o = json_get(c->body, key);
+    int64_t min = 0, max = 0, count = 0;
+
+    if (o == NULL)
+        return 0;
+    if (!json_object_is_type(o, json_type_object))
+        return field_type_error(c, key, "an object");
+    if (field_int(c, o, "repetition_detection.max_pattern_size", 0,
+                  PATTERN_MAX, &max) != 0
+        || field_int(c, o, "repetition_detection.min_pattern_size", 0,
+                     PATTERN_MAX, &min) != 0
+        || field_int(c, o, "repetition_detection.min_count", 0, PATTERN_MAX,
+                     &count) != 0)
+        return -1;
+    if (max == 0)
+        return 0;
+    if (min > max)
+        return call_fail(c, 400, key, "min_pattern_size must not exceed "
+                         "max_pattern_size");
+    if (count < 2)
+        return call_fail(c, 400, key, "min_count must be at least 2");
+    f->repetition = (struct engine_repetition){
+        min ? (uint32_t)min : 1, (uint32_t)max, (uint32_t)count};
+    return 0;
+}
+
 /* --- stream_options -------------------------------------------------------------- */
 
 static int
@@ -236,12 +271,16 @@ int
 fields_read_lists(struct api_call *c, struct fields *f)
 {
     if (read_stop(c, f) != 0 || read_bans(c, f) != 0
-        || read_stream_options(c, f) != 0
+        || read_stream_options(c, f) != 0 || read_repetition(c, f) != 0
+        || read_ids(c, "logprob_token_ids", &f->ask, &f->n_ask) != 0
         || read_ids(c, "stop_token_ids", &f->stop_id, &f->n_stop_id) != 0
         || read_ids(c, "allowed_token_ids", &f->allowed, &f->n_allowed) != 0)
         return -1;
     if (json_get(c->body, "allowed_token_ids") && f->n_allowed == 0)
         return call_fail(c, 400, "allowed_token_ids",
                          "allowed_token_ids must not be empty");
+    if (f->ask && (f->n_ask == 0 || f->n_ask > BACKEND_TOP_MAX))
+        return call_fail(c, 400, "logprob_token_ids", "logprob_token_ids must "
+                         "hold 1 to %d ids", BACKEND_TOP_MAX);
     return 0;
 }

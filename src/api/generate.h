@@ -39,6 +39,7 @@ struct text_job {
     struct ids *prompt;          /* [n_prompt], freed with the arena */
     struct str *text;            /* [n_prompt], {NULL,0} for ids */
     int n_prompt;
+    bool fim;                    /* one prompt of text, with its suffix */
     int64_t *limit;              /* [n_prompt] output tokens */
     struct grammar *grammar;     /* lives with the arena; NULL = none */
 };

@@ -48,6 +48,21 @@ put_entry(struct buf *out, const struct tok *tok, const struct logprob *p,
     return rc ? rc : put_bytes(out, tok_bytes(tok, p->id));
 }
 
+/* Whether alternative k of entry i is an id asked for that stands there
+ * already. */
+static bool
+said_before(const struct engine_logprobs *lp, uint32_t i, uint32_t k)
+{
+    const struct logprob *top = &lp->top[i * lp->n_top];
+
+    if (k < lp->n_top - lp->n_ask)
+        return false;
+    for (uint32_t j = 0; j < k; j++)
+        if (top[j].id == top[k].id)
+            return true;
+    return false;
+}
+
 static int
 add_chat(struct logprob_text *t, const struct tok *tok,
          const struct engine_logprobs *lp, uint32_t i, bool as_ids)
@@ -58,6 +73,8 @@ add_chat(struct logprob_text *t, const struct tok *tok,
     rc = rc ? rc : put_entry(out, tok, &lp->token[i], as_ids);
     rc = rc ? rc : buf_puts(out, ",\"top_logprobs\":[");
     for (uint32_t k = 0; rc == 0 && k < lp->n_top; k++) {
+        if (said_before(lp, i, k))
+            continue;
         rc = k ? buf_putc(out, ',') : 0;
         rc = rc ? rc : put_entry(out, tok, &lp->top[i * lp->n_top + k],
                                  as_ids);
@@ -89,8 +106,8 @@ put_top_text(struct buf *out, const struct tok *tok,
 
     for (uint32_t k = 0; rc == 0 && k <= lp->n_top; k++) {
         const struct logprob *p = k < lp->n_top ? &top[k] : &lp->token[i];
-        if (k == lp->n_top && seen)
-            break;
+        if (k == lp->n_top ? seen : said_before(lp, i, k))
+            continue;
         seen = seen || p->id == lp->token[i].id;
         rc = k ? buf_putc(out, ',') : 0;
         rc = rc ? rc : put_token(out, tok, p->id, as_ids);

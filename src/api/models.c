@@ -37,9 +37,12 @@ put_card(struct buf *out, const struct api_call *c, struct str name)
         "\"organization\":\"*\",\"group\":null,\"is_blocking\":false}],"
         /* What Mistral's client asks of a card. */
         "\"type\":\"base\",\"capabilities\":{\"completion_chat\":true,"
-        "\"completion_fim\":false,\"function_calling\":true,"
+        "\"completion_fim\":%s,\"function_calling\":true,"
         "\"fine_tuning\":false,\"vision\":%s}}",
         a->parts.max_context, a->created,
+        tok_special(a->parts.tok, "[SUFFIX]") >= 0
+                && tok_special(a->parts.tok, "[PREFIX]") >= 0
+            ? "true" : "false",
         a->parts.has_vision ? "true" : "false");
     return rc;
 }

@@ -275,7 +275,7 @@ note_token(struct slot *s, const struct engine_event *ev, uint32_t i)
 static bool
 hidden_end(const struct slot *s, const struct engine_event *ev, uint32_t i)
 {
-    if (ev->finish != ENGINE_STOP || i + 1 != ev->n_tok)
+    if (ev->finish != ENGINE_STOP || i + 1 != ev->n_tok || ev->repeats)
         return false;
     return ev->stop_id == s->reply->api->end_id || !s->reply->f.include_stop;
 }
@@ -500,6 +500,8 @@ set_refusal(struct reply *r, int rc)
                    : rc == ERR_NOMEM  ? "out of memory"
                    : rc == ERR_LIMIT
                        ? "the prompt is longer than the maximum context length"
+                   : rc == ERR_UNSUPPORTED && r->f.n_ask > 0
+                       ? "this server's back end has no logprob_token_ids"
                    : rc == ERR_UNSUPPORTED
                        ? "this server does not take images"
                        : "an id is outside the model's vocabulary";
@@ -619,5 +621,7 @@ reply_put_stop_reason(struct buf *out, const struct slot *s)
         return json_put_string(out, c->stop_string.data, c->stop_string.len);
     if (c->stop_id >= 0)
         return buf_printf(out, "%d", (int)c->stop_id);
+    if (s->last.repeats && c->end == CHOICE_STOP)
+        return buf_puts(out, "\"repetition_detected\"");
     return buf_puts(out, "null");
 }

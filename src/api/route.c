@@ -15,6 +15,7 @@ static const struct route routes[] = {
     {"POST", "/v1/chat/completions", chat_completions_post},
     {"POST", "/invocations", chat_completions_post},
     {"POST", "/v1/completions", completions_post},
+    {"POST", "/v1/fim/completions", fim_post},
     {"POST", "/v1/chat/completions/render", render_chat_post},
     {"POST", "/v1/completions/render", render_text_post},
     {"POST", "/v1/responses", responses_post},
@@ -32,6 +33,12 @@ static const struct route routes[] = {
     {"GET", "/version", info_version},
     {"GET", "/metrics", info_metrics},
     {"GET", "/load", info_load},
+    {"GET", "/get_load", info_loads},
+    {"GET", "/v1/loads", info_loads},
+    {"GET", "/model_info", info_model},
+    {"GET", "/get_model_info", info_model},
+    {"GET", "/server_info", info_server},
+    {"GET", "/get_server_info", info_server},
 };
 
 /* On the admin socket, which nginx does not serve. */

@@ -86,6 +86,9 @@ struct batch_seq {
                                the engine checks what drafts add */
     int n_top;              /* logprobs of the drawn token: -1 none, else the
                                number of alternatives */
+    const int32_t *ask;     /* [n_ask] ids reported besides, with n_top >= 0;
+                               only for a back end that takes_ask */
+    uint32_t n_ask;
     const int32_t *target;  /* NULL, or [n_tok]: id whose log-probability is
                                asked after each query token; -1 = none */
     int target_top;         /* alternatives at each asked position */
@@ -121,7 +124,8 @@ struct seq_result {
                                a back end that does not tell_drafts */
     const struct logprob *drawn; /* [n_out] the tokens drawn, if n_top >= 0 */
     const uint32_t *drawn_rank;  /* [n_out] 1 = most likely */
-    const struct logprob *top;   /* [n_out][n_top] most likely first */
+    const struct logprob *top;   /* [n_out][n_top + n_ask] most likely first,
+                                    then the ids asked for */
     const struct logprob *target;/* [n_tok] if asked (id -1: none) */
     const uint32_t *target_rank; /* [n_tok] */
     const struct logprob *target_top; /* [n_tok][target_top] */
@@ -178,6 +182,7 @@ struct backend_ops {
     const char *about;      /* one line for help texts */
     int depth;              /* steps that may be in flight: 1 or 2 */
     bool needs_model;       /* false: null */
+    bool takes_ask;         /* reports log-probabilities of given ids */
     bool tells_drafts;      /* reports the drafts of the next step and takes a
                                mask for each of them */
 

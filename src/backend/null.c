@@ -95,12 +95,15 @@ static void report_drawn(struct null *d, const struct batch_seq *q,
 static void report_targets(struct null *d, const struct batch_seq *q,
                            struct seq_result *r);
 static void put_top(struct null *d, int32_t first, int n);
+static struct logprob likelihood(const struct null *d, int32_t first,
+                                 int32_t id);
 
 const struct backend_ops backend_null = {
     .name = "null",
     .about = "no model: tokens at a set rate, or replayed from a file",
     .depth = DEPTH,
     .needs_model = false,
+    .takes_ask = true,
     .open = null_open,
     .close = null_close,
     .plan = null_plan,
@@ -408,7 +411,7 @@ report_room(struct null *d, const struct batch *b, struct err *e)
     for (uint32_t i = 0; i < b->n_seq; i++) {
         const struct batch_seq *q = &b->seq[i];
         if (q->n_top >= 0)
-            n += 1 + (size_t)q->n_top;
+            n += 1 + (size_t)q->n_top + q->n_ask;
         if (q->target != NULL)
             n += q->n_tok * (1 + (size_t)q->target_top);
     }
@@ -435,6 +438,8 @@ report_drawn(struct null *d, const struct batch_seq *q, struct seq_result *r)
     put_top(d, r->out[0], 1);
     r->top = d->lp + d->n_lp;
     put_top(d, r->out[0], q->n_top);
+    for (uint32_t i = 0; i < q->n_ask; i++)
+        d->lp[d->n_lp++] = likelihood(d, r->out[0], q->ask[i]);
 }
 
 /* A prompt token is the second likeliest, behind its successor. */
@@ -456,14 +461,21 @@ report_targets(struct null *d, const struct batch_seq *q,
     }
 }
 
-/* n alternatives from id `first` on: 0.8, 0.1, 0.05, ... */
+/* n alternatives from id `first` on. */
 static void
 put_top(struct null *d, int32_t first, int n)
 {
-    for (int i = 0; i < n; i++) {
-        int32_t id = (int32_t)(((uint32_t)first + (uint32_t)i) % d->n_vocab);
-        float lp = i == 0 ? TOP_LOGPROB
-                          : logf(0.1f) - (float)(i - 1) * logf(2.0f);
-        d->lp[d->n_lp++] = (struct logprob){id, lp};
-    }
+    for (int i = 0; i < n; i++)
+        d->lp[d->n_lp++] = likelihood(
+            d, first, (int32_t)(((uint32_t)first + (uint32_t)i) % d->n_vocab));
+}
+
+/* Of id, where `first` is the likeliest: 0.8, 0.1, 0.05, ... in order. */
+static struct logprob
+likelihood(const struct null *d, int32_t first, int32_t id)
+{
+    uint32_t i = ((uint32_t)id + d->n_vocab - (uint32_t)first) % d->n_vocab;
+    float lp = i == 0 ? TOP_LOGPROB
+                      : logf(0.1f) - (float)(i - 1) * logf(2.0f);
+    return (struct logprob){id, lp};
 }

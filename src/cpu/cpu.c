@@ -474,6 +474,7 @@ const struct backend_ops backend_cpu = {
     .about = "plain and exact, on the processor's cores",
     .depth = DEPTH,
     .needs_model = true,
+    .takes_ask = true,
     .tells_drafts = true,
     .open = cpu_open,
     .close = cpu_close,

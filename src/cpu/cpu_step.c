@@ -189,7 +189,8 @@ prepare_results(struct results *r, const struct batch *b)
                 v.drawn = r->logprob + n_logprob;
                 v.drawn_rank = r->rank + n_rank;
                 v.top = v.drawn + BACKEND_OUT_MAX;
-                n_logprob += BACKEND_OUT_MAX * (1 + (size_t)q->n_top);
+                n_logprob += BACKEND_OUT_MAX
+                             * (1 + (size_t)q->n_top + q->n_ask);
                 n_rank += BACKEND_OUT_MAX;
             }
             if (q->target != NULL) {
@@ -324,6 +325,17 @@ put_top(struct sample_scratch *w, const float *logits, double log_sum,
         out[i] = (struct logprob){-1, -INFINITY};
 }
 
+/* Writes the ids asked for. */
+static void
+put_asked(const struct batch_seq *q, const float *logits, double log_sum,
+          const struct logprob *at)
+{
+    struct logprob *out = (struct logprob *)(uintptr_t)at;
+    for (uint32_t i = 0; i < q->n_ask; i++)
+        out[i] = (struct logprob){
+            q->ask[i], (float)((double)logits[q->ask[i]] - log_sum)};
+}
+
 static void
 put_logprob(const float *logits, int vocab, double log_sum, int32_t id,
             const struct logprob *at, const uint32_t *rank)
@@ -366,8 +378,10 @@ draw_row(struct step *p, struct sample_scratch *w, const struct row *row,
     if (q->n_top >= 0) {
         const float *from = q->raw_logprobs ? logits : w->logits;
         double log_sum = sample_log_sum(w, from);
-        put_top(w, from, log_sum, q->n_top,
-                out->top + (size_t)at * (size_t)q->n_top);
+        const struct logprob *top =
+            out->top + at * ((size_t)q->n_top + q->n_ask);
+        put_top(w, from, log_sum, q->n_top, top);
+        put_asked(q, from, log_sum, top + q->n_top);
         put_logprob(from, w->vocab, log_sum, id, &out->drawn[at],
                     &out->drawn_rank[at]);
     }

@@ -109,7 +109,8 @@ engine_submit(struct engine *en, const struct engine_request *in,
               engine_id *id)
 {
     struct request *r;
-    if (in->n_image > 0 && en->b->ops->encode_image == NULL)
+    if ((in->n_image > 0 && en->b->ops->encode_image == NULL) ||
+        (in->n_ask > 0 && !en->b->ops->takes_ask))
         return ERR_UNSUPPORTED;
     int rc = request_create(&en->sched.o, in, &r);
     if (rc != 0)

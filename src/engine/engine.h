@@ -51,6 +51,7 @@ enum engine_finish {
  * alternatives at top[i * n_top]. */
 struct engine_logprobs {
     uint32_t n, n_top;
+    uint32_t n_ask;         /* of n_top, the last: the ids asked for */
     struct logprob *token;  /* [n]; id -1: none (first prompt token); a token
                                that the engine forced has logprob 0 */
     uint32_t *rank;         /* [n] */
@@ -65,6 +66,7 @@ struct engine_event {
     struct engine_logprobs *prompt;    /* once, with the first event */
     enum engine_finish finish;         /* RUNNING, or the last event */
     int32_t stop_id;                   /* ENGINE_STOP; -1 = none */
+    bool repeats;                      /* ENGINE_STOP by engine_repetition */
     uint32_t n_cached;                 /* prompt tokens found in the cache */
     uint64_t queue_ns, prefill_ns;     /* set with the first token */
     char *error;                       /* ENGINE_ERROR: malloc'ed text */
@@ -98,6 +100,12 @@ struct engine_word {
     uint32_t n;              /* >= 2 */
 };
 
+/* Ends the output when its last `count` runs of some length in [min, max] are
+ * the same ids; max 0 switches it off. */
+struct engine_repetition {
+    uint32_t min, max, count;
+};
+
 /* A request. All memory belongs to the caller; pixels and the matcher stay
  * until the last event, the rest until engine_submit returns. */
 struct engine_request {
@@ -114,6 +122,8 @@ struct engine_request {
     const int32_t *stop_id;  /* stop_token_ids */
     size_t n_stop;
     int n_top;               /* as batch_seq.n_top */
+    const int32_t *ask;      /* as batch_seq.ask */
+    uint32_t n_ask;
     int prompt_top;          /* -1 none; else prompt logprobs with that many
                                 alternatives (its prefix is not read from the
                                 cache) */
@@ -126,6 +136,7 @@ struct engine_request {
     struct grammar_matcher *matcher; /* owned by the caller; NULL = none */
     const struct engine_word *word;
     size_t n_word;
+    struct engine_repetition repetition;
 };
 
 /* Handle of a submitted request; never reused: a late cancel is harmless. */
@@ -138,8 +149,8 @@ int engine_create(const struct engine_options *o, struct backend *b,
 
 /* Queues r. ERR_AGAIN: the queue is full (429); ERR_LIMIT: prompt longer than
  * the context; ERR_RANGE: an id outside the vocabulary or a field outside its
- * range; ERR_UNSUPPORTED: images for a back end without; ERR_CLOSED: draining
- * or dead; ERR_NOMEM. On failure no event is posted. */
+ * range; ERR_UNSUPPORTED: images or ids to ask for, for a back end without;
+ * ERR_CLOSED: draining or dead; ERR_NOMEM. On failure no event is posted. */
 int engine_submit(struct engine *en, const struct engine_request *r,
                   engine_id *id);
 

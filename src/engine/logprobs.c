@@ -30,11 +30,14 @@ logprobs_create(uint32_t n, uint32_t n_top)
 }
 
 struct engine_logprobs *
-logprobs_of_result(const struct seq_result *q, uint32_t n_out, uint32_t n_top)
+logprobs_of_result(const struct seq_result *q, uint32_t n_out, uint32_t n_top,
+                   uint32_t n_ask)
 {
+    n_top += n_ask;
     struct engine_logprobs *lp = logprobs_create(n_out, n_top);
     if (lp == NULL)
         return NULL;
+    lp->n_ask = n_ask;
     memcpy(lp->token, q->drawn, n_out * sizeof *lp->token);
     memcpy(lp->rank, q->drawn_rank, n_out * sizeof *lp->rank);
     if (n_top > 0)

@@ -8,9 +8,11 @@
  * NULL when memory is out. */
 struct engine_logprobs *logprobs_create(uint32_t n, uint32_t n_top);
 
-/* The first n_out tokens that a sequence gained; NULL when memory is out. */
+/* The first n_out tokens that a sequence gained, with the n_top most likely and
+ * n_ask ids asked for; NULL when memory is out. */
 struct engine_logprobs *logprobs_of_result(const struct seq_result *q,
-                                           uint32_t n_out, uint32_t n_top);
+                                           uint32_t n_out, uint32_t n_top,
+                                           uint32_t n_ask);
 
 /* Entry i becomes a token that was not drawn but forced. */
 void logprobs_force(struct engine_logprobs *lp, uint32_t i, int32_t id);

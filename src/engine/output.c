@@ -37,6 +37,7 @@ static int32_t forced(const struct request *r, int32_t drawn);
 static void think_count(struct request *r, int32_t id);
 static bool ends(const struct request *r, int32_t id,
                  struct engine_event *ev);
+static bool repeats(const struct request *r);
 static bool has(const int32_t *list, size_t n, int32_t id);
 static void count_drafts(const struct seq_result *q, uint32_t n_kept);
 static void time_tokens(struct request *r, struct engine_event *ev);
@@ -128,7 +129,7 @@ take_tokens(struct sched *s, const struct step_entry *en,
     assert(q->n_out >= 1 && q->n_out <= BACKEND_OUT_MAX);
     if (r->in.n_top >= 0) {
         ev->logprobs = logprobs_of_result(q, q->n_out,
-                                          (uint32_t)r->in.n_top);
+                                          (uint32_t)r->in.n_top, r->in.n_ask);
         if (ev->logprobs == NULL)
             return ERR_NOMEM;
     }
@@ -217,11 +218,33 @@ ends(const struct request *r, int32_t id, struct engine_event *ev)
     if (request_n_out(r) < in->min_tokens)
         return false;
     bool end = !in->ignore_end && has(in->end_id, in->n_end, id);
-    if (!end && !has(in->stop_id, in->n_stop, id))
-        return false;
+    if (!end && !has(in->stop_id, in->n_stop, id)) {
+        ev->repeats = repeats(r);
+        ev->finish = ev->repeats ? ENGINE_STOP : ENGINE_RUNNING;
+        return ev->repeats;
+    }
     ev->finish = ENGINE_STOP;
     ev->stop_id = id;
     return true;
+}
+
+/* Whether the output ends with the same ids so often in a row. */
+static bool
+repeats(const struct request *r)
+{
+    const struct engine_repetition *p = &r->in.repetition;
+    uint32_t n_out = request_n_out(r);
+    for (uint32_t n = p->min; p->max > 0 && n <= p->max; n++) {
+        uint64_t whole = (uint64_t)n * p->count, same = n;
+        if (whole > n_out)
+            return false;
+        while (same < whole && r->token[r->n_token - 1 - same] ==
+                                   r->token[r->n_token - 1 - same + n])
+            same++;
+        if (same == whole)
+            return true;
+    }
+    return false;
 }
 
 static bool

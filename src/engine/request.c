@@ -82,13 +82,19 @@ check(const struct engine_options *o, const struct engine_request *r)
     if (r->n_prompt > o->max_context)
         return ERR_LIMIT;
     if (r->n_prompt == 0 || r->n_top > BACKEND_TOP_MAX ||
-        r->prompt_top > BACKEND_TOP_MAX || s->n_bias > BACKEND_BIAS_MAX)
+        r->prompt_top > BACKEND_TOP_MAX || s->n_bias > BACKEND_BIAS_MAX ||
+        r->n_ask > BACKEND_TOP_MAX ||
+        (r->n_ask > 0 && r->n_top < 0))
+        return ERR_RANGE;
+    const struct engine_repetition *p = &r->repetition;
+    if (p->max > 0 && (p->min == 0 || p->min > p->max || p->count < 2))
         return ERR_RANGE;
     if (!ids_ok(r->prompt, r->n_prompt, o->n_vocab) ||
         !ids_ok(r->end_id, r->n_end, o->n_vocab) ||
         !ids_ok(r->stop_id, r->n_stop, o->n_vocab) ||
         !ids_ok(s->bias_id, s->n_bias, o->n_vocab) ||
         !ids_ok(s->ban, s->n_ban, o->n_vocab) ||
+        !ids_ok(r->ask, r->n_ask, o->n_vocab) ||
         !ids_ok(s->bad, s->n_bad, o->n_vocab) ||
         !ids_ok(s->allowed, s->n_allowed, o->n_vocab))
         return ERR_RANGE;
@@ -127,6 +133,7 @@ copy_lists(struct request *r)
            copy(a, &in->stop_id, in->n_stop, id) ||
            copy(a, &s->bias_id, s->n_bias, id) ||
            copy(a, &s->bias, s->n_bias, sizeof *s->bias) ||
+           copy(a, &in->ask, in->n_ask, id) ||
            copy(a, &s->bad, s->n_bad, id) ||
            copy(a, &s->allowed, s->n_allowed, id) ||
            copy(a, &in->image, in->n_image, sizeof *in->image);

@@ -117,7 +117,8 @@ add_seq(struct step *st, struct request *r, uint32_t n_tok)
         .n_drawn = request_n_out(r) + r->n_draws, .history = r->token,
         .n_history = r->n_token, .n_prompt = r->n_prompt,
         .mask = draws ? r->mask : NULL, .n_mask = r->n_mask,
-        .n_top = r->in.n_top, .raw_logprobs = r->in.raw_logprobs};
+        .n_top = r->in.n_top, .ask = r->in.ask, .n_ask = r->in.n_ask,
+        .raw_logprobs = r->in.raw_logprobs};
     if (add_targets(st, r, n_tok)) {
         q->target = st->target + q->first;
         q->target_top = r->in.prompt_top;

@@ -69,6 +69,7 @@ CASES = {
 def server(tmp_path_factory):
     outputs = {text: case[0] for text, case in CASES.items()}
     outputs |= {
+        "loop": ["On "] + ["and on "] * 20,
         "long": ["one two three four five six seven eight nine ten"],
         "stops": [THINK, "END of thought", END_THINK, "before END after"],
         "just a call": [THINK, "so", END_THINK] + CALL,
@@ -340,6 +341,43 @@ def test_reasoning_as_text_and_in_one_piece(server):
     thoughts = [c["choices"][0]["delta"]["reasoning"] for c in chunks
                 if "reasoning" in c["choices"][0]["delta"]]
     assert thoughts == ["Why not?"]
+
+
+def test_an_output_that_repeats_itself_ends(server):
+    for least in (1, 2):
+        fields = {"repetition_detection": {
+            "max_pattern_size": 9, "min_pattern_size": least, "min_count": 4}}
+        choice = ask(server, "loop", **fields)["choices"][0]
+        assert choice["finish_reason"] == "stop"
+        assert choice["stop_reason"] == "repetition_detected"
+        assert choice["message"]["content"] == "On" + " and on" * 4
+        message, reason = joined(stream(server, "loop", **fields))
+        assert message["content"] == choice["message"]["content"]
+        assert reason == "stop"
+    for free in ({"max_pattern_size": 9, "min_count": 21},
+                 {"max_pattern_size": 0, "min_count": 2}, {}, None):
+        choice = ask(server, "loop", repetition_detection=free)["choices"][0]
+        assert choice["message"]["content"] == "On " + "and on " * 20
+        assert choice["stop_reason"] is None
+
+
+def test_logprobs_of_given_ids(server):
+    """Behind the likeliest, each id once."""
+    def tops(**fields):
+        choice = ask(server, "plain", logprobs=True, **fields,
+                     return_tokens_as_token_ids=True)["choices"][0]
+        return [{t["token"]: t["logprob"] for t in e["top_logprobs"]}
+                for e in choice["logprobs"]["content"]], [
+                    e["token"] for e in choice["logprobs"]["content"]]
+
+    many, tokens = tops(top_logprobs=5)
+    some, _ = tops(top_logprobs=1, logprob_token_ids=[300, 200])
+    for all_, few, token in zip(many, some, tokens):
+        assert list(few) == list(dict.fromkeys(
+            [next(iter(all_)), "token_id:300", "token_id:200"]))
+        assert all(all_.get(t, few[t]) == few[t] for t in few)
+    none, _ = tops(logprob_token_ids=[300])
+    assert all(list(e) == ["token_id:300"] for e in none)
 
 
 def test_logprobs(server):

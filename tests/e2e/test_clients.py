@@ -127,6 +127,16 @@ class TestMistral:
                            model="default", messages=user("thought")))
         assert text == "Yes."
 
+    def test_fim(self, client):
+        asked = dict(model="default", prompt="thought", suffix="\n",
+                     max_tokens=20, random_seed=3)
+        done = client.fim.complete(**asked)
+        text = done.choices[0].message.content
+        assert text and done.choices[0].finish_reason == "stop"
+        parts = [e.data.choices[0].delta.content or ""
+                 for e in client.fim.stream(**asked)]
+        assert "".join(parts) == text
+
     @pytest.mark.parametrize("choice", ["auto", "any"])
     def test_tools(self, client, choice):
         done = client.chat.complete(model="default", tools=TOOLS,

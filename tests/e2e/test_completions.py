@@ -174,10 +174,38 @@ def test_fill_in_the_middle(server):
         body = ask(server, prompt=prefix, suffix=suffix, max_tokens=1,
                    return_token_ids=True)
         assert body["choices"][0]["prompt_token_ids"] == want.tokens
+        fim = server.json("POST", "/v1/fim/completions", {
+            "prompt": prefix, "suffix": suffix, "max_tokens": 1,
+            "return_token_ids": True})[1]
+        assert fim["prompt_token_ids"] == want.tokens
     for bad in ({"prompt": [5]}, {"prompt": "a", "echo": True}):
         status, body = server.json("POST", "/v1/completions",
                                    {"suffix": "x", **bad})
         assert (status, body["error"]["param"]) == (400, "suffix")
+
+
+def test_mistrals_endpoint_for_it(server):
+    from mistral_common.protocol.fim.request import FIMRequest
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+    oracle = MistralTokenizer.from_file(serving.DEMO / "tekken.json")
+    status, body = server.json("POST", "/v1/fim/completions", {
+        "prompt": "count", "return_token_ids": True})
+    assert status == 200 and body["object"] == "chat.completion"
+    assert body["prompt_token_ids"] == \
+        oracle.encode_fim(FIMRequest(prompt="count", suffix=None)).tokens
+    choice = body["choices"][0]
+    # No limit of 16 here.
+    assert (choice["message"]["content"], choice["finish_reason"]) == \
+        (OUTPUT, "stop")
+    for bad, param in (({"prompt": ["a"]}, "body.prompt"),
+                       ({"prompt": [5]}, "body.prompt"),
+                       ({}, "body.prompt"),
+                       ({"prompt": "a", "suffix": 3}, "body.suffix"),
+                       ({"prompt": "a", "echo": True}, "suffix")):
+        status, body = server.json("POST", "/v1/fim/completions", bad)
+        assert (status, body["error"]["param"]) == (400, param)
+    card = server.json("GET", "/v1/models")[1]["data"][0]
+    assert card["capabilities"]["completion_fim"] is True
 
 
 def test_the_openai_client(server):

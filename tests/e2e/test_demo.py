@@ -74,6 +74,28 @@ def test_bad_words_of_several_tokens(demo):
         assert row not in runs(tokens, len(row)), word
 
 
+def test_logprobs_of_given_ids(demo):
+    """They are those that the ids have among the likeliest."""
+    def entries(**extra):
+        body = {"return_tokens_as_token_ids": True, **extra}
+        return demo.openai().chat.completions.create(
+            model="demo", messages=user("What is 3 + 4?"), temperature=0,
+            max_tokens=6, logprobs=True, **{
+                "top_logprobs": 0 if extra else 20}, extra_body=body,
+        ).choices[0].logprobs.content
+
+    def number(t):
+        return int(t.token.removeprefix("token_id:"))
+
+    for entry in entries():
+        ids = [number(t) for t in reversed(entry.top_logprobs)]
+        break
+    first = {number(t): t.logprob for t in entries()[0].top_logprobs}
+    asked = entries(logprob_token_ids=ids)[0].top_logprobs
+    assert [number(t) for t in asked] == ids
+    assert {number(t): t.logprob for t in asked} == first
+
+
 def test_tool_round_trip(demo):
     first = create(demo, "What is the weather in Paris?", tools=WEATHER,
                    tool_choice="required")

@@ -49,6 +49,15 @@ LISTS = {
     "logit_bias": ([{}, {"5": 1}, {"5": -100, "6": 100}, {"7": -1000}],
                    [{"x": 1}, {"-1": 1}, {"1024": 1}, {"": 1}, {"5x": 1},
                     {" 5": 1}, {"5": 1e400}], [[], "a", {"5": "1"}, 3]),
+    "logprob_token_ids": ([], [[5], [], [-1], [HUGE]],
+                          [5, "5", ["5"], [1.5], {}]),
+    "repetition_detection": (
+        [{}, {"max_pattern_size": 0}, {"max_pattern_size": 4, "min_count": 2},
+         {"max_pattern_size": 4, "min_pattern_size": 4, "min_count": 9}],
+        [{"max_pattern_size": 4}, {"max_pattern_size": 4, "min_count": 1},
+         {"max_pattern_size": 2, "min_pattern_size": 3, "min_count": 2},
+         {"max_pattern_size": -1}, {"max_pattern_size": 10 ** 6}],
+        [[], 1, "x", {"max_pattern_size": "4"}, {"min_count": 1.5}]),
     "cache_salt": (["a", "x" * 128], ["", "x" * 129, "a@b", "a/b", "a\\b",
                                       "a\0b"], [1, True, []]),
     "request_id": (["a", "", "with space", "x" * 500, "\u00e9\n"], [],
@@ -86,6 +95,7 @@ IGNORED = ["user", "metadata", "store", "service_tier", "safety_identifier",
            "prompt_cache_key", "prediction", "modalities", "audio",
            "web_search_options", "verbosity", "documents", "session_id",
            "safe_prompt", "prompt_mode", "custom_params", "lora_path",
+           "stop_regex",
            "kv_transfer_params", "vllm_xargs", "something_new"]
 
 
@@ -211,6 +221,7 @@ def test_ignored_fields(server, name):
 
 @pytest.mark.parametrize("fields, param", [
     ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
+    ({"logprobs": True, "logprob_token_ids": [5] * 129}, "logprob_token_ids"),
     ({"logprobs": True, "top_logprobs": -1}, "logprobs"),
     ({"stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
     ({"n": 2, "temperature": 0}, "n"),

@@ -84,7 +84,13 @@ def test_tokenize_and_back(server):
         "tokens"][0] == 1
     status, back = server.json("POST", "/detokenize",
                                {"tokens": body["tokens"]})
-    assert back == {"prompt": text}
+    assert back == {"prompt": text, "text": text}
+    many = server.json("POST", "/tokenize", {
+        "prompt": ["one", text], "return_token_strs": True})[1]
+    alone = [server.json("POST", "/tokenize", {
+        "prompt": p, "return_token_strs": True})[1] for p in ("one", text)]
+    for key in ("count", "tokens", "token_strs"):
+        assert many[key] == [a[key] for a in alone]
     strings = server.json("POST", "/tokenize", {
         "prompt": "one two", "return_token_strs": True,
         "add_special_tokens": False})[1]["token_strs"]
@@ -93,6 +99,7 @@ def test_tokenize_and_back(server):
 
 @pytest.mark.parametrize("path, body", [
     ("/tokenize", {}), ("/tokenize", {"prompt": 3}),
+    ("/tokenize", {"prompt": ["a", 3]}),
     ("/tokenize", {"prompt": "x", "messages": user("x")}),
     ("/tokenize", {"messages": []}),
     ("/tokenize", {"prompt": "x", "add_special_tokens": "no"}),
@@ -130,6 +137,30 @@ def test_health_version_load(server):
     assert server.request("POST", "/ping", b"")[0] == 200
     assert server.json("GET", "/version")[1]["version"]
     assert server.json("GET", "/load")[1]["server_load"] == 0
+
+
+def test_what_sglang_clients_ask(server):
+    for path in ("/model_info", "/get_model_info"):
+        status, body = server.json("GET", path)
+        assert status == 200 and body["is_generation"] is True
+        assert body["model_path"] == "default" and "/" not in \
+            body["tokenizer_path"]
+    for path in ("/server_info", "/get_server_info"):
+        status, body = server.json("GET", path)
+        assert status == 200 and body["status"] == "ready"
+        assert body["version"] == server.json("GET", "/version")[1]["version"]
+        assert body["context_length"] == server.json(
+            "GET", "/v1/models")[1]["data"][0]["max_model_len"]
+        assert body["max_running_requests"] >= 1
+    running = RawChat(server, max_tokens=1000)
+    running.read_events(2)
+    for loads in (server.json("GET", "/get_load")[1],
+                  server.json("GET", "/v1/loads")[1]["loads"],
+                  server.json("GET", "/server_info")[1]["internal_states"]):
+        assert len(loads) == 1
+        assert loads[0]["num_reqs"] == loads[0]["num_running_reqs"] >= 1
+        assert loads[0]["num_tokens"] >= 64
+    running.close()
 
 
 def test_abort_and_cache_reset(server):
