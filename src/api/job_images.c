@@ -9,10 +9,6 @@
 #include "image/fetch.h"
 #include "image/image.h"
 
-/* Pixels of all requests in the server, in bytes. A request alone may take
- * more; its images are bounded by the model's context. */
-#define HELD_MAX ((size_t)1 << 30)
-
 /* What a request's images hold, given back with its arena. */
 struct held {
     struct api *api;
@@ -74,7 +70,8 @@ give_back(void *arg)
     atomic_fetch_sub(&h->api->image_bytes, h->bytes);
 }
 
-/* Counts the pixels of the request among those of the server. */
+/* Counts the pixels of the request among those of the server. A request alone
+ * may take more than image_memory; the model's context bounds its images. */
 static int
 hold(struct api_call *c, const struct chat_job *j)
 {
@@ -91,7 +88,7 @@ hold(struct api_call *c, const struct chat_job *j)
                             * sizeof(float);
         }
     size_t before = atomic_fetch_add(&c->api->image_bytes, h->bytes);
-    if (before > 0 && before + h->bytes > HELD_MAX) {
+    if (before > 0 && before + h->bytes > c->conf->image_memory) {
         give_back(h);
         return call_fail(c, 503, NULL, "too many images are being worked on; "
                          "try again later");

@@ -50,7 +50,7 @@ struct conf {
     char *filters;           /* override file of the output patterns */
     bool vllm_metrics;
     char *image_hosts;       /* hosts images may be fetched from, commas */
-    uint64_t max_image_bytes, max_images, image_timeout_ms;
+    uint64_t max_image_bytes, max_images, image_memory, image_timeout_ms;
     char *admin_socket;      /* NULL = none */
     /* log */
     char *log_level;

@@ -129,6 +129,9 @@ const struct conf_key conf_tab[] = {
           "bytes of one encoded image"),
     VALUE("max_images", CONF_COUNT, max_images, "32", 0, 1024, true,
           "images a request"),
+    VALUE("image_memory", CONF_SIZE, image_memory, "1G", 1 << 20, 1ULL << 40,
+          true, "pixels of all requests under way; a request alone may take "
+          "more"),
     VALUE("image_timeout", CONF_TIME, image_timeout_ms, "10s", 100, DAY_MS,
           true, "time to fetch an image"),
     /* log */

@@ -11,6 +11,7 @@ import zlib
 import pytest
 
 import serving
+from raw import RawChat
 
 PIL = pytest.importorskip("PIL")
 from PIL import Image, ImageDraw  # noqa: E402
@@ -235,3 +236,28 @@ def test_text_needs_no_vision(make_server, tmp_path):
     status, got = server.json("POST", "/v1/chat/completions", {
         "messages": [user(part(picture("red")), text(WHAT))]})
     assert status == 400 and "image" in got["error"]["message"]
+
+
+def test_the_memory_of_all_pictures_is_bounded(make_server):
+    """While one request has most of it, another with pictures is put off, one
+    without is served; when it is over, so are pictures."""
+    server = make_server(model=serving.DEMO, served_name="demo",
+                         max_context=30000, image_memory="1M")
+    large = part(picture("red", size=(308, 280)))  # 1.03 MB of floats
+    body = {"model": "demo", "max_tokens": 2, "messages": [
+        user(part(picture("blue")), text(WHAT))]}
+    try:
+        running = RawChat(server, model="demo", max_tokens=28000,
+                          ignore_eos=True, messages=[user(large, text(WHAT))])
+        running.read_events(2)
+        status, headers, data = server.request("POST", "/v1/chat/completions",
+                                               body)
+        assert status == 503 and headers["Retry-After"]
+        assert "images" in json.loads(data)["error"]["message"]
+        plain = {**body, "messages": [user(text("What is 2 + 3?"))]}
+        assert server.json("POST", "/v1/chat/completions", plain)[0] == 200
+        running.close()
+        serving.wait_for("room for pictures", lambda: server.json(
+            "POST", "/v1/chat/completions", body)[0] == 200)
+    finally:
+        server.stop()

@@ -58,3 +58,18 @@ def test_a_model_and_its_pauses():
         assert got["tokens"] == 12 * got["requests"]
         assert pause["pauses"] >= 11
         assert 0 < pause["pause_us_p50_under"] < 1e5
+
+
+def test_the_cost_of_a_request():
+    """Counted by the kernel, outside the engine; the README has the figure
+    for 10,000 tokens and 30 tools."""
+    done = subprocess.run(
+        [serving.TOP / "contrib/measure-request", "--build", serving.BUILD,
+         "--json", "--requests", "3", "--prompt-tokens", "2000", "--tools",
+         "5"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    assert got["prompt_tokens"] >= 2000 and got["tools"] == 5
+    # A cost of another order, which no busy machine can make.
+    assert 0.01 < got["median_ms"] < 50 and got["first_ms"] < 100
+    assert got["engine_median_ms"] > 0
