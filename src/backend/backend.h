@@ -215,6 +215,11 @@ struct backend_ops {
     int (*encode_image)(struct backend *b, const float *pixels, int height,
                         int width, uint64_t *handle, struct err *e);
     void (*free_image)(struct backend *b, uint64_t handle);
+    /* Optional (NULL: never). True while vectors are still to be made: those of
+     * *handle, or with NULL of any image. They are made bit by bit between
+     * steps; a step that uses them, or another encode_image, waits for the
+     * rest. */
+    bool (*image_pending)(struct backend *b, const uint64_t *handle);
 
     /* Optional: text for the log and siroccoctl (device, kernels). */
     void (*describe)(struct backend *b, char *out, size_t size);

@@ -21,6 +21,10 @@
  * the first worker of the pool. submit and collect exchange with it through a
  * queue of `DEPTH` places under one lock. All memory is laid out by plan and
  * mapped by load; the KV cache is only touched where it is used.
+ *
+ * The runner encodes images too, one at a time: while there is no step, and
+ * behind each step for as long as that took, so that steps and images share
+ * the cores evenly. A step that uses the image has the rest done first.
  */
 
 #define DEPTH 2
@@ -59,6 +63,9 @@ struct cpu {
     bool running, stop;
     pthread_mutex_t lock;
     pthread_cond_t changed;
+    struct tower_job *job;  /* the image on its way, or NULL */
+    const struct tower_image *making;   /* its handle */
+    bool encoding;          /* the runner is at it, without the lock */
     struct place place[DEPTH];
     unsigned next_submit, next_run, next_collect;
 };
@@ -129,6 +136,7 @@ cpu_close(struct backend *b)
         pthread_mutex_unlock(&c->lock);
         pthread_join(c->runner, NULL);
     }
+    tower_end(c->job);
     pool_free(c->pool);
     tower_free(c->tower);
     net_free(&c->net);
@@ -289,26 +297,63 @@ map_memory(size_t size)
     return p == MAP_FAILED ? NULL : p;
 }
 
-/* Runs steps as they come, until close. */
+/* Goes on with the image for about ns, a unit at least. The lock is held, but
+ * not meanwhile. */
+static void
+encode(struct cpu *c, uint64_t ns)
+{
+    bool ready = false;
+    if (c->job == NULL)
+        return;
+    c->encoding = true;
+    pthread_mutex_unlock(&c->lock);
+    uint64_t start = clock_ns();
+    do
+        ready = tower_step(c->job);
+    while (!ready && clock_ns() - start < ns);
+    pthread_mutex_lock(&c->lock);
+    c->encoding = false;
+    if (ready) {
+        tower_end(c->job);
+        c->job = NULL;
+    }
+    pthread_cond_broadcast(&c->changed);
+}
+
+static void
+run_place(struct cpu *c, struct place *p)
+{
+    bool uses = false;
+    for (uint32_t i = 0; i < p->batch->n_image; i++)
+        uses |= p->batch->image[i].handle == (uint64_t)(uintptr_t)c->making;
+    if (uses)
+        encode(c, UINT64_MAX);
+    pthread_mutex_unlock(&c->lock);
+    p->begin_ns = clock_ns();
+    p->code = step_run(&c->step, p->batch, &p->results, &p->err);
+    p->end_ns = clock_ns();
+    pthread_mutex_lock(&c->lock);
+    p->state = PLACE_DONE;
+    pthread_cond_broadcast(&c->changed);
+}
+
+/* Runs steps as they come, and images between them, until close. */
 static void *
 runner_main(void *arg)
 {
     struct cpu *c = arg;
     pthread_mutex_lock(&c->lock);
-    for (;;) {
+    while (!c->stop) {
         struct place *p = &c->place[c->next_run % DEPTH];
-        while (p->state != PLACE_QUEUED && !c->stop)
+        if (p->state == PLACE_QUEUED) {
+            c->next_run++;
+            run_place(c, p);
+            encode(c, p->end_ns - p->begin_ns);
+        } else if (c->job != NULL) {
+            encode(c, 0);
+        } else {
             pthread_cond_wait(&c->changed, &c->lock);
-        if (c->stop)
-            break;
-        c->next_run++;
-        pthread_mutex_unlock(&c->lock);
-        p->begin_ns = clock_ns();
-        p->code = step_run(&c->step, p->batch, &p->results, &p->err);
-        p->end_ns = clock_ns();
-        pthread_mutex_lock(&c->lock);
-        p->state = PLACE_DONE;
-        pthread_cond_broadcast(&c->changed);
+        }
     }
     pthread_mutex_unlock(&c->lock);
     return NULL;
@@ -435,29 +480,56 @@ cpu_collect(struct backend *b, struct step_result *out, struct err *e)
     return 0;
 }
 
-/* Steps in flight end first: the pool serves one at a time. */
+/* The image before ends first: there is room for one on its way. */
 static int
 cpu_encode_image(struct backend *b, const float *pixels, int height,
                  int width, uint64_t *handle, struct err *e)
 {
     struct cpu *c = (struct cpu *)b;
     struct tower_image *im = NULL;
+    struct tower_job *job = NULL;
     if (c->tower == NULL)
         return err_set(e, ERR_UNSUPPORTED, "cpu: the model takes no images");
     pthread_mutex_lock(&c->lock);
-    for (int i = 0; i < DEPTH; i++)
-        while (c->place[i].state == PLACE_QUEUED)
-            pthread_cond_wait(&c->changed, &c->lock);
+    while (c->job != NULL)
+        pthread_cond_wait(&c->changed, &c->lock);
+    int r = tower_begin(c->tower, pixels, height, width, &job, &im, e);
+    if (r == 0) {
+        c->job = job;
+        c->making = im;
+        *handle = (uint64_t)(uintptr_t)im;
+        pthread_cond_broadcast(&c->changed);
+    }
     pthread_mutex_unlock(&c->lock);
-    int r = tower_encode(c->tower, pixels, height, width, &im, e);
-    *handle = (uint64_t)(uintptr_t)im;
     return r;
 }
 
 static void
 cpu_free_image(struct backend *b, uint64_t handle)
 {
+    struct cpu *c = (struct cpu *)b;
+    pthread_mutex_lock(&c->lock);
+    if (handle == (uint64_t)(uintptr_t)c->making) {
+        while (c->encoding)
+            pthread_cond_wait(&c->changed, &c->lock);
+        tower_end(c->job);
+        c->job = NULL;
+        c->making = NULL;
+    }
+    pthread_mutex_unlock(&c->lock);
     free((void *)(uintptr_t)handle);
+}
+
+static bool
+cpu_image_pending(struct backend *b, const uint64_t *handle)
+{
+    struct cpu *c = (struct cpu *)b;
+    pthread_mutex_lock(&c->lock);
+    bool pending = c->job != NULL
+                   && (handle == NULL
+                       || *handle == (uint64_t)(uintptr_t)c->making);
+    pthread_mutex_unlock(&c->lock);
+    return pending;
 }
 
 static void
@@ -484,5 +556,6 @@ const struct backend_ops backend_cpu = {
     .collect = cpu_collect,
     .encode_image = cpu_encode_image,
     .free_image = cpu_free_image,
+    .image_pending = cpu_image_pending,
     .describe = cpu_describe,
 };

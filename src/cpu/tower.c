@@ -16,13 +16,17 @@
  * Attention is full within an image; places enter by a rotation over rows and
  * columns: of a head's pairs the first half turns with the patch's row by
  * every second frequency from the first, the second half with its column by
- * those from the second. The wide parts (the MLP, the projector) run over
- * CHUNK patches at a time, so that memory is five rows of the tower's width a
- * patch.
+ * those from the second.
+ *
+ * An encoding goes in units: CHUNK patches (or merged ones) of a part, or some
+ * attention tasks. Between units steps can run; and the wide parts (the MLP,
+ * the projector) need room for CHUNK patches only, so that memory is five rows
+ * of the tower's width a patch.
  */
 
 #define CHUNK 256        /* patches of a wide part */
 #define TILE 16          /* queries of an attention task */
+#define TASKS 16         /* attention tasks of a unit, a thread */
 #define NORM_EPS 1e-5    /* of the tower; the projector has the text model's */
 
 struct tower_layer {
@@ -41,16 +45,23 @@ struct tower {
     struct tower_layer *layer;        /* [n_layers] */
 };
 
+/* The parts in their order; QUERY to MLP once a layer. */
+enum part { EMBED, QUERY, ATTEND, OUTPUT, MLP, PROJECT, READY };
+
 /* An image on its way. */
-struct encoding {
+struct tower_job {
     const struct tower *tower;
     struct work w;           /* net and scratch, for matmul_run */
+    struct tower_image *image;
+    float *pixels;           /* a copy */
+    enum part part;
+    int layer, at;           /* first patch, cell or task of the next unit */
     int rows, cols, n;       /* patches, n = rows * cols */
     float *x, *h, *q, *k, *val;       /* [n][dim] */
     float *wide, *wide2;     /* [CHUNK][widest] */
     float *cos, *sin;        /* [rows + cols][head / 2] */
-    const float **in;        /* [n] */
-    float **out[3];          /* [n] each */
+    const float *in[CHUNK];
+    float *out[3][CHUNK];
     size_t panel;            /* floats, at the front of a thread's scratch */
 };
 
@@ -198,7 +209,7 @@ carve(char *base, size_t *used, size_t n, size_t size)
 
 /* Lays out a tower for n patches; returns the bytes. */
 static size_t
-lay_out(struct encoding *t, const struct model_vision_params *p, size_t wide,
+lay_out(struct tower_job *t, const struct model_vision_params *p, size_t wide,
         size_t n, size_t sides, int threads, char *memory)
 {
     size_t used = 0, f = sizeof(float), dim = (size_t)p->dim;
@@ -212,9 +223,8 @@ lay_out(struct encoding *t, const struct model_vision_params *p, size_t wide,
     t->wide2 = carve(memory, &used, CHUNK * wide, f);
     t->cos = carve(memory, &used, sides * dim, f);
     t->sin = carve(memory, &used, sides * dim, f);
-    t->in = carve(memory, &used, n, sizeof *t->in);
-    for (int i = 0; i < 3; i++)
-        t->out[i] = carve(memory, &used, n, sizeof *t->out[i]);
+    t->pixels = carve(memory, &used, n, (size_t)(p->channels * p->patch
+                                                 * p->patch) * f);
     t->panel = KERNEL_PANEL * wide;
     t->w.scratch_size = (t->panel + TILE * n + 15) / 16 * 16;
     t->w.scratch = carve(memory, &used, (size_t)threads * t->w.scratch_size,
@@ -226,7 +236,7 @@ uint64_t
 tower_work_bytes(const struct model_params *p, int threads)
 {
     const struct model_vision_params *v = &p->vision;
-    struct encoding t;
+    struct tower_job t;
 
     if (!p->has_vision)
         return 0;
@@ -242,7 +252,7 @@ tower_work_bytes(const struct model_params *p, int threads)
 
 /* y[n][w->rows] = w . x[n][stride] */
 static void
-multiply(struct encoding *t, const struct matrix *w, const float *x,
+multiply(struct tower_job *t, const struct matrix *w, const float *x,
          size_t stride, int n, float *y)
 {
     struct job job = {.w = w, .x = t->in, .y = t->out[0], .n = n};
@@ -252,11 +262,11 @@ multiply(struct encoding *t, const struct matrix *w, const float *x,
 }
 
 static void
-norm_rows(const struct encoding *t, float *y, const float *x,
-          const float *weight, double eps)
+norm_rows(const struct tower_job *t, float *y, const float *x,
+          const float *weight, double eps, int n)
 {
     size_t dim = (size_t)t->tower->p.dim;
-    for (size_t i = 0; i < (size_t)t->n; i++)
+    for (size_t i = 0; i < (size_t)n; i++)
         norm_rms(t->tower->net.k, y + i * dim, x + i * dim, weight, (int)dim,
                  eps);
 }
@@ -268,36 +278,40 @@ add(float *x, const float *y, size_t n)
         x[i] += y[i];
 }
 
-/* The patches as rows of channel, y, x; then the convolution. */
+/* Row of patch i: channel, y, x. */
 static void
-embed_patches(struct encoding *t, const float *pixels)
+gather_patch(const struct tower_job *t, int i, float *to)
 {
     const struct model_vision_params *p = &t->tower->p;
     size_t side = (size_t)p->patch, width = (size_t)t->cols * side;
     size_t plane = width * (size_t)t->rows * side;
-    size_t len = (size_t)p->channels * side * side;
+    size_t row = (size_t)(i / t->cols) * side;
+    size_t col = (size_t)(i % t->cols) * side;
 
-    for (int at = 0; at < t->n; at += CHUNK) {
-        int n = t->n - at < CHUNK ? t->n - at : CHUNK;
-        for (int i = 0; i < n; i++) {
-            size_t row = (size_t)((at + i) / t->cols) * side;
-            size_t col = (size_t)((at + i) % t->cols) * side;
-            float *to = t->wide + (size_t)i * len;
-            for (size_t c = 0; c < (size_t)p->channels; c++)
-                for (size_t y = 0; y < side; y++, to += side)
-                    memcpy(to, pixels + c * plane + (row + y) * width + col,
-                           side * sizeof *to);
-        }
-        multiply(t, &t->tower->conv, t->wide, len, n,
-                 t->x + (size_t)at * (size_t)p->dim);
-    }
-    norm_rows(t, t->x, t->x, t->tower->ln_pre, NORM_EPS);
+    for (size_t c = 0; c < (size_t)p->channels; c++)
+        for (size_t y = 0; y < side; y++, to += side)
+            memcpy(to, t->pixels + c * plane + (row + y) * width + col,
+                   side * sizeof *to);
+}
+
+/* n patches from t->at on; so in all parts. */
+static void
+embed_part(struct tower_job *t, int n)
+{
+    const struct model_vision_params *p = &t->tower->p;
+    size_t len = (size_t)(p->channels * p->patch * p->patch);
+    float *x = t->x + (size_t)t->at * (size_t)p->dim;
+
+    for (int i = 0; i < n; i++)
+        gather_patch(t, t->at + i, t->wide + (size_t)i * len);
+    multiply(t, &t->tower->conv, t->wide, len, n, x);
+    norm_rows(t, x, x, t->tower->ln_pre, NORM_EPS, n);
 }
 
 /* Angles of place i in a row of the table: pairs [from, to), every second
  * frequency. */
 static void
-put_angles(const struct encoding *t, int line, int i, int from, int to,
+put_angles(const struct tower_job *t, int line, int i, int from, int to,
            int frequency)
 {
     int half = t->tower->head / 2;
@@ -319,7 +333,7 @@ row_pairs(const struct tower *v)
 
 /* Lines 0 .. rows - 1 hold the angles of rows, the rest those of columns. */
 static void
-make_angles(const struct encoding *t)
+make_angles(const struct tower_job *t)
 {
     int half = t->tower->head / 2, split = row_pairs(t->tower);
     for (int i = 0; i < t->rows; i++)
@@ -330,7 +344,7 @@ make_angles(const struct encoding *t)
 
 /* Turns all heads of patch i of x. */
 static void
-rotate_patch(const struct encoding *t, int i, float *x)
+rotate_patch(const struct tower_job *t, int i, float *x)
 {
     const struct tower *v = t->tower;
     int half = v->head / 2, split = row_pairs(v);
@@ -351,10 +365,12 @@ rotate_patch(const struct encoding *t, int i, float *x)
 static void
 attention_task(void *arg, int task, int worker)
 {
-    struct encoding *t = arg;
+    struct tower_job *t = arg;
     const struct tower *v = t->tower;
     const struct kernels *k = v->net.k;
-    int tiles = (t->n + TILE - 1) / TILE, first = task % tiles * TILE;
+    int tiles = (t->n + TILE - 1) / TILE;
+    task += t->at;
+    int first = task % tiles * TILE;
     int n = t->n - first < TILE ? t->n - first : TILE;
     size_t dim = (size_t)v->p.dim;
     size_t head = (size_t)(task / tiles) * (size_t)v->head;
@@ -383,54 +399,55 @@ attention_task(void *arg, int task, int worker)
 }
 
 static void
-attention_part(struct encoding *t, const struct tower_layer *l)
+query_part(struct tower_job *t, const struct tower_layer *l, int n)
 {
-    size_t dim = (size_t)t->tower->p.dim;
-    float *to[3] = {t->q, t->k, t->val};
+    size_t dim = (size_t)t->tower->p.dim, first = (size_t)t->at * dim;
+    float *to[3] = {t->q + first, t->k + first, t->val + first};
     const struct matrix *from[3] = {&l->wq, &l->wk, &l->wv};
     struct job job[3];
 
-    norm_rows(t, t->h, t->x, l->attention_norm, NORM_EPS);
-    rows_in(t->in, t->h, dim, t->n);
+    norm_rows(t, t->h + first, t->x + first, l->attention_norm, NORM_EPS, n);
+    rows_in(t->in, t->h + first, dim, n);
     for (int i = 0; i < 3; i++) {
-        rows_out(t->out[i], to[i], dim, t->n);
+        rows_out(t->out[i], to[i], dim, n);
         job[i] = (struct job){.w = from[i], .x = t->in, .y = t->out[i],
-                              .n = t->n};
+                              .n = n};
     }
     matmul_run(&t->w, job, 3);
-    for (int i = 0; i < t->n; i++) {
-        rotate_patch(t, i, t->q + (size_t)i * dim);
-        rotate_patch(t, i, t->k + (size_t)i * dim);
+    for (int i = 0; i < n; i++) {
+        rotate_patch(t, t->at + i, to[0] + (size_t)i * dim);
+        rotate_patch(t, t->at + i, to[1] + (size_t)i * dim);
     }
-    int tiles = (t->n + TILE - 1) / TILE;
-    pool_run(t->tower->net.pool, t->tower->p.n_heads * tiles, attention_task,
-             t);
-    multiply(t, &l->wo, t->h, dim, t->n, t->q);
-    add(t->x, t->q, (size_t)t->n * dim);
 }
 
 static void
-mlp_part(struct encoding *t, const struct tower_layer *l)
+output_part(struct tower_job *t, const struct tower_layer *l, int n)
+{
+    size_t dim = (size_t)t->tower->p.dim, first = (size_t)t->at * dim;
+    multiply(t, &l->wo, t->h + first, dim, n, t->wide);
+    add(t->x + first, t->wide, (size_t)n * dim);
+}
+
+static void
+mlp_part(struct tower_job *t, const struct tower_layer *l, int n)
 {
     size_t dim = (size_t)t->tower->p.dim, hidden = (size_t)t->tower->p.hidden;
+    size_t first = (size_t)t->at * dim;
 
-    norm_rows(t, t->h, t->x, l->ffn_norm, NORM_EPS);
-    for (int at = 0; at < t->n; at += CHUNK) {
-        int n = t->n - at < CHUNK ? t->n - at : CHUNK;
-        rows_in(t->in, t->h + (size_t)at * dim, dim, n);
-        rows_out(t->out[0], t->wide, hidden, n);
-        rows_out(t->out[1], t->wide2, hidden, n);
-        struct job job = {.w = &l->w1, .pair = &l->w3, .x = t->in,
-                          .y = t->out[0], .y2 = t->out[1], .n = n};
-        matmul_run(&t->w, &job, 1);
-        multiply(t, &l->w2, t->wide, hidden, n, t->q);
-        add(t->x + (size_t)at * dim, t->q, (size_t)n * dim);
-    }
+    norm_rows(t, t->h + first, t->x + first, l->ffn_norm, NORM_EPS, n);
+    rows_in(t->in, t->h + first, dim, n);
+    rows_out(t->out[0], t->wide, hidden, n);
+    rows_out(t->out[1], t->wide2, hidden, n);
+    struct job job = {.w = &l->w1, .pair = &l->w3, .x = t->in,
+                      .y = t->out[0], .y2 = t->out[1], .n = n};
+    matmul_run(&t->w, &job, 1);
+    multiply(t, &l->w2, t->wide, hidden, n, t->wide2);
+    add(t->x + first, t->wide2, (size_t)n * dim);
 }
 
 /* Row of the merging layer's input: channel slowest, then y, then x. */
 static void
-gather_cell(const struct encoding *t, int cell, float *to)
+gather_cell(const struct tower_job *t, int cell, float *to)
 {
     int merge = t->tower->p.merge, across = t->cols / merge;
     int row = cell / across * merge, col = cell % across * merge;
@@ -446,52 +463,51 @@ gather_cell(const struct encoding *t, int cell, float *to)
         }
 }
 
+/* n merged patches from t->at on; before the first, all patches are normed. */
 static void
-project(struct encoding *t, struct tower_image *out)
+project_part(struct tower_job *t, int n)
 {
     const struct tower *v = t->tower;
     size_t len = (size_t)(v->p.dim * v->p.merge * v->p.merge);
     size_t text = (size_t)v->text_dim;
 
-    if (v->projector_norm != NULL)
-        norm_rows(t, t->h, t->x, v->projector_norm, v->projector_eps);
-    else
+    if (t->at == 0 && v->projector_norm != NULL)
+        norm_rows(t, t->h, t->x, v->projector_norm, v->projector_eps, t->n);
+    else if (t->at == 0)
         memcpy(t->h, t->x, (size_t)t->n * (size_t)v->p.dim * sizeof *t->h);
-    for (uint32_t at = 0; at < out->n; at += CHUNK) {
-        int n = out->n - at < CHUNK ? (int)(out->n - at) : CHUNK;
-        for (int i = 0; i < n; i++)
-            gather_cell(t, (int)at + i, t->wide + (size_t)i * len);
-        multiply(t, &v->merge, t->wide, len, n, t->q);
-        multiply(t, &v->w_in, t->q, (size_t)v->p.dim, n, t->wide);
-        for (size_t i = 0; i < (size_t)n * text; i++)
-            t->wide[i] *= 0.5f * (1 + erff(t->wide[i] * 0.70710678f));
-        multiply(t, &v->w_out, t->wide, text, n, out->vector + at * text);
-    }
+    for (int i = 0; i < n; i++)
+        gather_cell(t, t->at + i, t->wide + (size_t)i * len);
+    multiply(t, &v->merge, t->wide, len, n, t->q);
+    multiply(t, &v->w_in, t->q, (size_t)v->p.dim, n, t->wide);
+    for (size_t i = 0; i < (size_t)n * text; i++)
+        t->wide[i] *= 0.5f * (1 + erff(t->wide[i] * 0.70710678f));
+    multiply(t, &v->w_out, t->wide, text, n,
+             t->image->vector + (size_t)t->at * text);
 }
 
 /* --- the whole ----------------------------------------------------------- */
 
 int
-tower_encode(const struct tower *v, const float *pixels, int height,
-              int width, struct tower_image **out, struct err *e)
+tower_begin(const struct tower *v, const float *pixels, int height,
+            int width, struct tower_job **out, struct tower_image **image,
+            struct err *e)
 {
     int cell = v->p.patch * v->p.merge;
     struct model_params p = {.text.dim = v->text_dim, .vision = v->p};
-    struct encoding t = {.tower = v};
 
     if (height < cell || width < cell || height % cell || width % cell
         || height > v->p.image_size + cell || width > v->p.image_size + cell)
         return err_set(e, ERR_RANGE, "an image of %d x %d pixels does not "
                        "fit the vision tower", width, height);
-    t.rows = height / v->p.patch;
-    t.cols = width / v->p.patch;
+    struct tower_job t = {.tower = v, .rows = height / v->p.patch,
+                          .cols = width / v->p.patch};
     t.n = t.rows * t.cols;
-    t.w.net = &v->net;
     uint32_t n = (uint32_t)t.n / (uint32_t)(v->p.merge * v->p.merge);
     int threads = pool_size(v->net.pool);
+    size_t own = (sizeof t + 63) / 64 * 64;
     size_t size = lay_out(&t, &v->p, widest(&p), (size_t)t.n,
                           (size_t)(t.rows + t.cols), threads, NULL);
-    char *memory = aligned_alloc(64, size);
+    char *memory = aligned_alloc(64, own + size);
     struct tower_image *im = malloc(sizeof *im + (size_t)n
                                      * (size_t)v->text_dim * sizeof(float));
     if (memory == NULL || im == NULL) {
@@ -500,18 +516,65 @@ tower_encode(const struct tower *v, const float *pixels, int height,
         return err_set(e, ERR_NOMEM, "no memory for an image");
     }
     lay_out(&t, &v->p, widest(&p), (size_t)t.n, (size_t)(t.rows + t.cols),
-            threads, memory);
+            threads, memory + own);
     *im = (struct tower_image){n, v->text_dim};
+    t.image = im;
+    memcpy(t.pixels, pixels, (size_t)v->p.channels * (size_t)height
+                             * (size_t)width * sizeof *pixels);
     make_angles(&t);
-    embed_patches(&t, pixels);
-    for (int i = 0; i < v->p.n_layers; i++) {
-        attention_part(&t, &v->layer[i]);
-        mlp_part(&t, &v->layer[i]);
-    }
-    project(&t, im);
-    free(memory);
-    *out = im;
+    *out = (struct tower_job *)(void *)memory;
+    **out = t;
+    (*out)->w.net = &v->net;
+    *image = im;
     return 0;
+}
+
+/* Items of the part at hand: patches, attention tasks or merged patches. */
+static int
+part_size(const struct tower_job *t)
+{
+    int tiles = (t->n + TILE - 1) / TILE;
+    return t->part == ATTEND ? t->tower->p.n_heads * tiles
+           : t->part == PROJECT ? (int)t->image->n : t->n;
+}
+
+static void
+run_unit(struct tower_job *t, int n)
+{
+    const struct tower_layer *l = &t->tower->layer[t->layer];
+    switch (t->part) {
+    case EMBED: embed_part(t, n); break;
+    case QUERY: query_part(t, l, n); break;
+    case ATTEND: pool_run(t->tower->net.pool, n, attention_task, t); break;
+    case OUTPUT: output_part(t, l, n); break;
+    case MLP: mlp_part(t, l, n); break;
+    case PROJECT: project_part(t, n); break;
+    case READY: break;
+    }
+}
+
+bool
+tower_step(struct tower_job *t)
+{
+    int most = t->part == ATTEND ? TASKS * pool_size(t->tower->net.pool)
+                                 : CHUNK;
+    int left = part_size(t) - t->at;
+    run_unit(t, left < most ? left : most);
+    t->at += most;
+    if (left > most)
+        return false;
+    t->at = 0;
+    if (t->part == MLP && ++t->layer < t->tower->p.n_layers)
+        t->part = QUERY;
+    else if (t->part != READY)
+        t->part++;
+    return t->part == READY;
+}
+
+void
+tower_end(struct tower_job *t)
+{
+    free(t);
 }
 
 /* --- in a batch ---------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /*
  * The Pixtral vision tower and its projector on the CPU: pixels in, one vector
- * of the text model's width a merged patch out, all in fp32. One thread calls,
- * while nothing else runs on the pool.
+ * of the text model's width a merged patch out, all in fp32. One thread calls
+ * tower_step, while nothing else runs on the pool; the others any thread.
  */
 #ifndef CPU_TOWER_H
 #define CPU_TOWER_H
@@ -33,10 +33,17 @@ struct tower_image {
     float vector[]; /* [n][dim] */
 };
 
-/* pixels [3, height, width], sides multiples of patch * merge. *out is freed
- * with free(). Returns 0, ERR_RANGE or ERR_NOMEM. */
-int tower_encode(const struct tower *v, const float *pixels, int height,
-                  int width, struct tower_image **out, struct err *e);
+/* An image on its way. begin copies pixels [3, height, width], whose sides are
+ * multiples of patch * merge, and computes nothing; each step does a part of
+ * the rest, some milliseconds for a small tower, and returns true with the
+ * last: then, not before, the vectors are there. *image is freed with free(),
+ * the job with tower_end, at any time. Returns 0, ERR_RANGE or ERR_NOMEM. */
+struct tower_job;
+int tower_begin(const struct tower *v, const float *pixels, int height,
+                int width, struct tower_job **out, struct tower_image **image,
+                struct err *e);
+bool tower_step(struct tower_job *t);
+void tower_end(struct tower_job *t);
 
 /* ERR_RANGE when an image of the batch asks for what its handle or the batch
  * does not have. */

@@ -2,6 +2,7 @@
 
 #include "engine/images.h"
 
+static bool pending(struct backend *b, const uint64_t *handle);
 static bool overlaps(const struct engine_image *im, uint32_t from,
                      uint32_t n_tok);
 static bool needs_vectors(const struct request *r,
@@ -10,22 +11,24 @@ static bool needs_vectors(const struct request *r,
 
 int64_t
 images_prepare(struct request *r, uint32_t n_tok, struct backend *b,
-               struct err *e)
+               bool alone, struct err *e)
 {
     for (size_t i = 0; i < r->in.n_image; i++) {
         const struct engine_image *im = &r->in.image[i];
         struct request_image *on = &r->image[i];
-        if (on->encoded || !needs_vectors(r, im, r->n_sched, n_tok))
+        if (!needs_vectors(r, im, r->n_sched, n_tok))
             continue;
-        int rc = b->ops->encode_image(b, im->pixels, im->height, im->width,
-                                      &on->handle, e);
-        if (rc == ERR_AGAIN) {
-            n_tok = im->pos > r->n_sched ? im->pos - r->n_sched : 0;
-            continue;
+        bool later = !alone && pending(b, on->encoded ? &on->handle : NULL);
+        if (!later && !on->encoded) {
+            int rc = b->ops->encode_image(b, im->pixels, im->height,
+                                          im->width, &on->handle, e);
+            if (rc != 0 && rc != ERR_AGAIN)
+                return rc;
+            on->encoded = rc == 0;
+            later = rc != 0 || (!alone && pending(b, &on->handle));
         }
-        if (rc != 0)
-            return rc;
-        on->encoded = true;
+        if (later)
+            n_tok = im->pos > r->n_sched ? im->pos - r->n_sched : 0;
     }
     return n_tok;
 }
@@ -66,6 +69,12 @@ images_free(struct request *r, struct backend *b, bool all)
         b->ops->free_image(b, r->image[i].handle);
         r->image[i].encoded = false;
     }
+}
+
+static bool
+pending(struct backend *b, const uint64_t *handle)
+{
+    return b->ops->image_pending != NULL && b->ops->image_pending(b, handle);
 }
 
 static bool

@@ -277,6 +277,8 @@ check_image(struct whole *w, const char *form, int rows, int cols)
     if (r == 0)
         r = w->cuda->ops->encode_image(w->cuda, pixels, rows * cell,
                                        cols * cell, &b, &e);
+    while (r == 0 && w->cpu->ops->image_pending(w->cpu, &a))
+        usleep(1000);
     if (r == 0)
         r = cuda_check(c, (int)cudaStreamSynchronize(c->stream), "image", &e);
     if (r == 0) {

@@ -38,10 +38,14 @@ struct fake {
     struct logprob *lp;      /* scratch, freed at the next collect */
     uint32_t *rank;
     float *image;            /* first pixel by handle; < 0: free */
-    unsigned n_images, faults;
+    unsigned n_images, faults, waits;
+    uint64_t making;         /* handle that is being made, if left > 0 */
+    uint32_t left;           /* steps until it is made */
     uint64_t n_tokens, n_steps, clock;
     uint32_t largest;
 };
+
+static void make_image(struct fake *f, const struct batch *b);
 
 static uint64_t
 mix(uint64_t x)
@@ -123,6 +127,7 @@ fake_submit(struct backend *b, const struct batch *batch, struct err *e)
         fl->block[i] = malloc(size);
         memcpy(fl->block[i], batch->seq[i].block, size);
     }
+    make_image(f, batch);
     f->n_tokens += batch->n_tok;
     if (batch->n_tok > f->largest)
         f->largest = batch->n_tok;
@@ -345,6 +350,9 @@ fake_encode(struct backend *b, const float *pixels, int height, int width,
     for (uint32_t i = 0; i < f->o.max_images; i++) {
         if (f->image[i] >= 0)
             continue;
+        f->waits += f->left > 0;
+        f->making = i;
+        f->left = f->o.image_steps;
         f->image[i] = pixels[0];
         f->n_images++;
         *handle = i;
@@ -361,6 +369,28 @@ fake_free_image(struct backend *b, uint64_t handle)
         fault(f, "an image was freed twice", 0);
     f->image[handle] = -1;
     f->n_images--;
+    if (f->making == handle)
+        f->left = 0;
+}
+
+static bool
+fake_image_pending(struct backend *b, const uint64_t *handle)
+{
+    const struct fake *f = (const struct fake *)b;
+    return f->left > 0 && (handle == NULL || *handle == f->making);
+}
+
+/* A step makes a bit of an image, or waits for the rest of its own. */
+static void
+make_image(struct fake *f, const struct batch *b)
+{
+    bool uses = false;
+    for (uint32_t i = 0; i < b->n_image; i++)
+        uses |= b->image[i].handle == f->making;
+    if (f->left == 0)
+        return;
+    f->waits += uses;
+    f->left = uses ? 0 : f->left - 1;
 }
 
 struct backend *
@@ -380,6 +410,7 @@ fake_create(const struct fake_options *o)
     if (o->max_images > 0) {
         f->ops.encode_image = fake_encode;
         f->ops.free_image = fake_free_image;
+        f->ops.image_pending = fake_image_pending;
     }
     f->base.ops = &f->ops;
     return &f->base;
@@ -409,6 +440,12 @@ unsigned
 fake_faults(const struct backend *b)
 {
     return ((const struct fake *)b)->faults;
+}
+
+unsigned
+fake_waits(const struct backend *b)
+{
+    return ((const struct fake *)b)->waits;
 }
 
 unsigned

@@ -16,6 +16,7 @@ struct fake_options {
     int64_t fail_step;       /* -1; else the step whose collect fails */
     bool fail_submit;        /* ... or whose submit fails */
     uint32_t max_images;     /* handles at a time; 0 = no images */
+    uint32_t image_steps;    /* steps between which an image is made */
     unsigned step_us;        /* time a step takes */
     uint64_t run_ns, pause_ns; /* its clock: each step, and before each */
 };
@@ -27,6 +28,8 @@ void fake_destroy(struct backend *b);
 unsigned fake_faults(const struct backend *b);
 /* Image handles that live. */
 unsigned fake_images(const struct backend *b);
+/* Times that a step or an encoding waited for the rest of an image. */
+unsigned fake_waits(const struct backend *b);
 /* Query tokens computed so far, and the largest step. */
 uint64_t fake_tokens(const struct backend *b);
 uint32_t fake_largest(const struct backend *b);

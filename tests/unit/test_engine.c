@@ -6,6 +6,7 @@
 
 #include "tests/unit/fake_client.h"
 
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -710,6 +711,7 @@ test_images(void **state)
         struct client c[6];
         rig_defaults(&g);
         g.f.max_images = mode % 3 == 0 ? 1 : 16;
+        g.f.image_steps = mode % 4;
         g.f.n_blocks = mode & 1 ? 256 : 12;
         g.o.overlap = mode & 2;
         g.o.prefill_chunk = 1 + mode * 5;
@@ -732,6 +734,53 @@ test_images(void **state)
             assert_int_equal(c[2].n_cached, 0);
         }
         for (int i = 0; i < 6; i++)
+            client_free(&c[i]);
+        rig_stop(&g);
+    }
+}
+
+/* Others go on while an image is made; its own request waits for it, and when
+ * nobody else is there the device does. */
+static void
+test_image_pending(void **state)
+{
+    for (int mode = 0; mode < 4; mode++) {
+        struct rig g;
+        struct client other, c[3];
+        rig_defaults(&g);
+        g.f.max_images = 16;
+        g.f.image_steps = 7;
+        g.f.step_us = 30;
+        g.o.overlap = mode & 1;
+        g.o.prefill_chunk = mode & 2 ? 13 : 0;
+        rig_start(&g);
+        client_init(&c[0], 200, 5, VOCAB, 10);
+        image_prompt(&c[0], 30, 50);
+        submit(&c[0], &g);
+        client_wait(&c[0]);
+        client_check(&c[0], VOCAB, CONTEXT);
+        unsigned alone = fake_waits(g.b);
+        assert_int_equal(alone, 2);
+
+        client_init(&other, 20, 6, VOCAB, 3000);
+        submit(&other, &g);
+        while (client_n_out(&other) < 3)
+            sched_yield();
+        for (uint32_t i = 1; i < 3; i++) {
+            client_init(&c[i], 200, 5, VOCAB, 10);
+            image_prompt(&c[i], 30, 60 + 10 * i);
+            submit(&c[i], &g);
+        }
+        for (int i = 1; i < 3; i++) {
+            client_wait(&c[i]);
+            client_check(&c[i], VOCAB, CONTEXT);
+        }
+        assert_false(client_ended(&other));
+        assert_int_equal(fake_waits(g.b), alone);
+        client_wait(&other);
+        client_check(&other, VOCAB, CONTEXT);
+        client_free(&other);
+        for (int i = 0; i < 3; i++)
             client_free(&c[i]);
         rig_stop(&g);
     }
@@ -777,6 +826,7 @@ main(void)
         cmocka_unit_test(test_pauses_of_the_device),
         cmocka_unit_test(test_device_failure),
         cmocka_unit_test(test_images),
+        cmocka_unit_test(test_image_pending),
         cmocka_unit_test(test_create_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
