@@ -26,19 +26,6 @@
 #define SM_A (SM_P + 32 * PB)
 #define SM_DECODE (SM_A + 32 * 4)
 
-/* Tiles [*t0, *t1) of a split; returns the splits in use. */
-DEV int
-split_range(int length, int splits, int s, int *t0, int *t1)
-{
-    int tiles = (length + ATTN_TILE - 1) / ATTN_TILE;
-    int per = (tiles + splits - 1) / splits;
-    if (per == 0)
-        per = 1;
-    *t0 = min(s * per, tiles);
-    *t1 = min(*t0 + per, tiles);
-    return (tiles + per - 1) / per;
-}
-
 /* Block of a tile, or 0 beyond the last tile. */
 DEV int
 block_of(const int *table, int tile, int t1)
@@ -99,7 +86,7 @@ decode(const __grid_constant__ attn_decode a)
     if (length == 0)
         return;
     int t0, t1;
-    if (split >= split_range(length, a.splits, split, &t0, &t1))
+    if (split >= split_range(length, ATTN_TILE, a.splits, split, &t0, &t1))
         return;
     const int *table = a.table + (size_t)a.table_row[tok] * a.ld_table;
     uint32_t q[2][5][4];
@@ -237,120 +224,196 @@ decode(const __grid_constant__ attn_decode a)
         }
 }
 
-/* The splits of one head and token that this warp takes, added. */
+/* Splits of one head and token, of which a warp adds first, first + step...;
+ * the first one's values and the sums of up to 32 splits are read ahead. */
+struct splits {
+    size_t base;
+    int used;
+    float2 ml;
+    float4 b, c;
+};
+
 DEV void
-merge_splits(const attn_decode &a, int tok, int head, int first, int step,
+read_splits(const attn_decode &a, int first, splits &s)
+{
+    const int lane = threadIdx.x & 31;
+    s.ml = make_float2(-INFINITY, 0);
+    s.b = s.c = make_float4(0, 0, 0, 0);
+    if (lane < s.used)
+        s.ml = ((const float2 *)a.part_ml)[s.base + lane];
+    if (first < s.used) {
+        const float4 *p = (const float4 *)(a.part + (s.base + first) *
+                                           MLA_RANK + 8 * lane);
+        s.b = p[0];
+        s.c = p[1];
+    }
+}
+
+DEV void
+add_split(float f, float4 b, float4 c, float (&v)[8])
+{
+    v[0] = fmaf(f, b.x, v[0]);
+    v[1] = fmaf(f, b.y, v[1]);
+    v[2] = fmaf(f, b.z, v[2]);
+    v[3] = fmaf(f, b.w, v[3]);
+    v[4] = fmaf(f, c.x, v[4]);
+    v[5] = fmaf(f, c.y, v[5]);
+    v[6] = fmaf(f, c.z, v[6]);
+    v[7] = fmaf(f, c.w, v[7]);
+}
+
+DEV void
+merge_splits(const attn_decode &a, const splits &s, int first, int step,
              float (&v)[8])
 {
     const int lane = threadIdx.x & 31;
-    int t0, t1;
-    const int used = split_range(a.length[tok], a.splits, 0, &t0, &t1);
-    const size_t base = ((size_t)tok * a.heads + head) * a.splits;
-    const float2 *ml = (const float2 *)a.part_ml + base;
-    float top = -INFINITY, sum = 0;
-    for (int s = lane; s < used; s += 32)
-        top = fmaxf(top, ml[s].x);
+    const float2 *ml = (const float2 *)a.part_ml + s.base;
+    float top = s.ml.x;
+    for (int i = lane + 32; i < s.used; i += 32)
+        top = fmaxf(top, ml[i].x);
     top = warp_max(top);
-    for (int s = lane; s < used; s += 32)
-        sum += ml[s].y * __expf(ml[s].x - top);
+    float sum = lane < s.used ? s.ml.y * __expf(s.ml.x - top) : 0;
+    for (int i = lane + 32; i < s.used; i += 32)
+        sum += ml[i].y * __expf(ml[i].x - top);
     sum = warp_sum(sum);
+    float mine = __shfl_sync(~0u, s.ml.x, first);
 #pragma unroll
     for (int i = 0; i < 8; i++)
         v[i] = 0;
+    if (first >= s.used)
+        return;
+    add_split(__expf(mine - top) / sum, s.b, s.c, v);
 #pragma unroll 4
-    for (int s = first; s < used; s += step) {
-        float f = __expf(ml[s].x - top) / sum;
-        const float4 *p = (const float4 *)(a.part + (base + s) * MLA_RANK +
+    for (int i = first + step; i < s.used; i += step) {
+        const float4 *p = (const float4 *)(a.part + (s.base + i) * MLA_RANK +
                                            8 * lane);
-        float4 b = p[0], c = p[1];
-        v[0] = fmaf(f, b.x, v[0]);
-        v[1] = fmaf(f, b.y, v[1]);
-        v[2] = fmaf(f, b.z, v[2]);
-        v[3] = fmaf(f, b.w, v[3]);
-        v[4] = fmaf(f, c.x, v[4]);
-        v[5] = fmaf(f, c.y, v[5]);
-        v[6] = fmaf(f, c.z, v[6]);
-        v[7] = fmaf(f, c.w, v[7]);
+        add_split(__expf(ml[i].x - top) / sum, p[0], p[1], v);
     }
 }
 
 #define CTXB 528 /* bytes of a context row in shared memory */
 
-static __global__ void
+DEV void
+store_context(char *ctx, int tok, const float (&s)[8])
+{
+    *(uint4 *)(ctx + tok * CTXB + (threadIdx.x & 31) * 16) =
+        make_uint4(bf_pack(s[0], s[1]), bf_pack(s[2], s[3]),
+                   bf_pack(s[4], s[5]), bf_pack(s[6], s[7]));
+}
+
+/* A block takes one head and `group` tokens: NL a warp, or a token by several
+ * warps (NL 1). */
+template <int NL> static __global__ void
 __launch_bounds__(256)
 merge(const __grid_constant__ attn_decode a, int group)
 {
-    __shared__ __align__(16) char ctx[8 * CTXB];
-    __shared__ float part[8][256];
+    __shared__ __align__(16) char ctx[8 * NL * CTXB];
+    __shared__ float part[NL == 1 ? 8 : 1][256];
     const int w = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int g = lane >> 2, t = lane & 3, head = blockIdx.x;
     const int tok0 = blockIdx.y * group, n = min(group, a.n - tok0);
-    const int wpt = 8 / group;  /* warps a token */
+    const int wpt = NL == 1 ? 8 / group : 1;  /* warps a token */
     raw_tile<LAYOUT_BF16> raw[4];
     const char *p = row_tile<LAYOUT_BF16>(
         (const bf16 *)a.uv + (size_t)head * MLA_V * MLA_RANK, w, MLA_RANK,
         lane);
+    splits s[NL];
 
     pdl_trigger();
 #pragma unroll
     for (int i = 0; i < 4; i++)
         raw_load<LAYOUT_BF16>(raw[i], p, MLA_RANK, i);
-    pdl_wait();
-    const int tok = w / wpt;
-    float v[8] = {};
-    if (tok < n && a.length[tok0 + tok] > 0)
-        merge_splits(a, tok0 + tok, head, w % wpt, wpt, v);
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        part[w][8 * lane + i] = v[i];
-    __syncthreads();
-    if (w < n) {
-        float s[8] = {};
-        for (int k = 0; k < wpt; k++)
+    for (int l = 0; l < NL; l++) {
+        const int tok = w / wpt + 8 * l;
+        int t0, t1;
+        s[l].base = ((size_t)(tok0 + tok) * a.heads + head) * a.splits;
+        s[l].used = tok < n && a.length[tok0 + tok] > 0
+            ? split_range(a.length[tok0 + tok], a.tile, a.splits, 0, &t0, &t1)
+            : 0;
+    }
+    pdl_wait();
+#pragma unroll
+    for (int l = 0; l < NL; l++)
+        read_splits(a, w % wpt, s[l]);
+#pragma unroll
+    for (int l = 0; l < NL; l++) {
+        float v[8];
+        merge_splits(a, s[l], w % wpt, wpt, v);
+        if constexpr (NL > 1) {
+            store_context(ctx, w + 8 * l, v);
+        } else {
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                s[i] += part[w * wpt + k][8 * lane + i];
-        *(uint4 *)(ctx + w * CTXB + lane * 16) =
-            make_uint4(bf_pack(s[0], s[1]), bf_pack(s[2], s[3]),
-                       bf_pack(s[4], s[5]), bf_pack(s[6], s[7]));
+                part[w][8 * lane + i] = v[i];
+        }
     }
     __syncthreads();
-    float d[4] = {};
+    if constexpr (NL == 1) {
+        float v[8] = {};
+        for (int k = 0; w < n && k < wpt; k++)
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] += part[w * wpt + k][8 * lane + i];
+        if (w < n)
+            store_context(ctx, w, v);
+        __syncthreads();
+    }
+    float d[NL][4] = {};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         uint32_t f[4][4];
         raw_frag<LAYOUT_BF16>(raw[i], f);
-        uint4 b = make_uint4(0, 0, 0, 0), c = b;
-        if (g < n) {
-            b = *(const uint4 *)(ctx + g * CTXB + 128 * i + 32 * t);
-            c = *(const uint4 *)(ctx + g * CTXB + 128 * i + 32 * t + 16);
+#pragma unroll
+        for (int l = 0; l < NL; l++) {
+            const char *x = ctx + (8 * l + g) * CTXB + 128 * i + 32 * t;
+            uint4 b = make_uint4(0, 0, 0, 0), c = b;
+            if (8 * l + g < n) {
+                b = *(const uint4 *)x;
+                c = *(const uint4 *)(x + 16);
+            }
+            mma16816(d[l], f[0], b.x, b.y);
+            mma16816(d[l], f[1], b.z, b.w);
+            mma16816(d[l], f[2], c.x, c.y);
+            mma16816(d[l], f[3], c.z, c.w);
         }
-        mma16816(d, f[0], b.x, b.y);
-        mma16816(d, f[1], b.z, b.w);
-        mma16816(d, f[2], c.x, c.y);
-        mma16816(d, f[3], c.z, c.w);
     }
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        int i = 2 * t + (k & 1), r = w * 16 + g + (k >> 1) * 8;
-        if (i < n && a.length[tok0 + i] > 0)
-            ((bf16 *)a.out)[((size_t)(tok0 + i) * a.heads + head) * MLA_V +
-                            r] = __float2bfloat16(d[k] * a.uv_scale);
+    for (int l = 0; l < NL; l++) {
+        const int i = 8 * l + g;
+        const uint32_t lo = transpose8(bf_pack(d[l][0] * a.uv_scale,
+                                               d[l][1] * a.uv_scale));
+        const uint32_t hi = transpose8(bf_pack(d[l][2] * a.uv_scale,
+                                               d[l][3] * a.uv_scale));
+        if (i >= n || a.length[tok0 + i] == 0)
+            continue;
+        bf16 *out = (bf16 *)a.out + ((size_t)(tok0 + i) * a.heads + head) *
+                                        MLA_V + w * 16 + 2 * t;
+        *(uint32_t *)out = lo;
+        *(uint32_t *)(out + 8) = hi;
     }
 }
 
-static __global__ void
+/* A block takes one head and 8 NL tokens. */
+template <int NL> static __global__ void
 __launch_bounds__(256)
 absorb(const __grid_constant__ q_prepare a)
 {
     const int w = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int g = lane >> 2, t = lane & 3, head = blockIdx.x;
-    const int tok0 = blockIdx.y * 8, n = min(8, a.n - tok0);
+    const int tok0 = blockIdx.y * 8 * NL, n = min(8 * NL, a.n - tok0);
     const bf16 *uk = (const bf16 *)a.uk_t +
                      (size_t)head * MLA_RANK * MLA_NOPE;
     uint32_t f[2][4][4];
+    float s0[NL], s1[NL];   /* of tokens 2t and 2t + 1 */
 
     pdl_trigger();
+#pragma unroll
+    for (int l = 0; l < NL; l++) {
+        const int i = 8 * l + 2 * t;
+        s0[l] = i < n ? a.uk_scale * a.scale[tok0 + i] : 0;
+        s1[l] = i + 1 < n ? a.uk_scale * a.scale[tok0 + i + 1] : 0;
+    }
 #pragma unroll
     for (int m = 0; m < 2; m++) {
         raw_tile<LAYOUT_BF16> raw;
@@ -362,31 +425,41 @@ absorb(const __grid_constant__ q_prepare a)
     pdl_wait();
     const bf16 *q = (const bf16 *)a.q;
     const size_t ldq = (size_t)a.heads * MLA_QK;
-    uint4 b = make_uint4(0, 0, 0, 0), c = b;
-    if (g < n) {
-        const bf16 *x = q + (tok0 + g) * ldq + head * MLA_QK + 16 * t;
-        b = ld_act(x);
-        c = ld_act(x + 8);
-    }
-    float d[2][4] = {};
+    uint4 b[NL], c[NL];
 #pragma unroll
-    for (int m = 0; m < 2; m++) {
-        mma16816(d[m], f[m][0], b.x, b.y);
-        mma16816(d[m], f[m][1], b.z, b.w);
-        mma16816(d[m], f[m][2], c.x, c.y);
-        mma16816(d[m], f[m][3], c.z, c.w);
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            int i = 2 * t + (k & 1), r = (w * 2 + m) * 16 + g + (k >> 1) * 8;
-            if (i < n)
-                ((bf16 *)a.out)[((size_t)(tok0 + i) * a.heads + head) *
-                                MLA_ROW + r] =
-                    __float2bfloat16(d[m][k] * a.uk_scale *
-                                     a.scale[tok0 + i]);
+    for (int l = 0; l < NL; l++) {
+        b[l] = c[l] = make_uint4(0, 0, 0, 0);
+        if (8 * l + g < n) {
+            const bf16 *x = q + (tok0 + 8 * l + g) * ldq + head * MLA_QK +
+                            16 * t;
+            b[l] = ld_act(x);
+            c[l] = ld_act(x + 8);
         }
     }
-    if (w < n) {    /* one token a warp, one rope pair a lane */
-        int i = tok0 + w;
+#pragma unroll
+    for (int l = 0; l < NL; l++)
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            float d[4] = {};
+            mma16816(d, f[m][0], b[l].x, b[l].y);
+            mma16816(d, f[m][1], b[l].z, b[l].w);
+            mma16816(d, f[m][2], c[l].x, c[l].y);
+            mma16816(d, f[m][3], c[l].z, c[l].w);
+            const uint32_t lo = transpose8(bf_pack(d[0] * s0[l],
+                                                   d[1] * s1[l]));
+            const uint32_t hi = transpose8(bf_pack(d[2] * s0[l],
+                                                   d[3] * s1[l]));
+            const int i = 8 * l + g;
+            if (i >= n)
+                continue;
+            bf16 *out = (bf16 *)a.out + ((size_t)(tok0 + i) * a.heads +
+                                         head) * MLA_ROW +
+                        (w * 2 + m) * 16 + 2 * t;
+            *(uint32_t *)out = lo;
+            *(uint32_t *)(out + 8) = hi;
+        }
+    for (int k = w; k < n; k += 8) { /* a token a warp, a rope pair a lane */
+        int i = tok0 + k;
         float2 cs = ((const float2 *)a.rope)[(size_t)i * 32 + lane];
         uint32_t v = *(const uint32_t *)(q + i * ldq + head * MLA_QK +
                                          MLA_NOPE + 2 * lane);
@@ -400,13 +473,17 @@ absorb(const __grid_constant__ q_prepare a)
 extern "C" int
 cuda_q_absorb(const struct q_prepare *a, cudaStream_t s)
 {
-    return launch<0>(absorb, dim3(a->heads, (a->n + 7) / 8), 256, s, *a);
+    /* More tokens a block once that leaves enough blocks. */
+    if (a->n > 64)
+        return launch<0>(absorb<4>, dim3(a->heads, (a->n + 31) / 32), 256, s,
+                         *a);
+    return launch<0>(absorb<1>, dim3(a->heads, (a->n + 7) / 8), 256, s, *a);
 }
 
 extern "C" int
 cuda_attn_decode(const struct attn_decode *a, cudaStream_t s)
 {
-    if (a->splits < 1)
+    if (a->splits < 1 || a->tile != ATTN_TILE)
         return cudaErrorInvalidValue;
     return launch<SM_DECODE>(decode,
                              dim3(a->splits, a->n, (a->heads + 31) / 32), 128,
@@ -417,7 +494,9 @@ extern "C" int
 cuda_attn_merge(const struct attn_decode *a, cudaStream_t s)
 {
     /* Few tokens have many splits: more warps and blocks for each. */
-    int group = a->n <= 8 ? 1 : a->n <= 16 ? 2 : 8;
-    return launch<0>(merge, dim3(a->heads, (a->n + group - 1) / group), 256,
-                     s, *a, group);
+    int group = a->n <= 8 ? 1 : a->n <= 16 ? 2 : a->n <= 64 ? 8 : 32;
+    dim3 grid(a->heads, (a->n + group - 1) / group);
+    if (group == 32)
+        return launch<0>(merge<4>, grid, 256, s, *a, group);
+    return launch<0>(merge<1>, grid, 256, s, *a, group);
 }

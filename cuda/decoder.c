@@ -93,17 +93,21 @@ attend_few(struct cuda *c, const struct cuda_layer *d, const void *cache,
         .uk_t = d->uk_t, .uk_scale = d->kv_b.scale, .out = c->q2,
     };
     /* As many blocks as fit on the device at once. */
-    int splits = ATTN_BLOCKS * c->n_sm / n_tok;
+    int splits = (c->hopper ? 1 : ATTN_BLOCKS) * c->n_sm / n_tok;
     struct attn_decode a = {
         .q = c->q2, .cache = cache, .table = m->table, .ld_table = 1,
         .table_row = m->table_row + first, .length = m->length + first,
         .n = n_tok, .heads = heads, .splits = splits < 1 ? 1 : splits,
+        .tile = c->hopper ? ATTN_TILE_SM90 : ATTN_TILE,
         .scale = c->score_scale, .part = c->part, .part_ml = c->part_ml,
         .uv = d->uv, .uv_scale = d->kv_b.scale,
         .out = row_at(c->o, first, (uint64_t)heads * MLA_V * 2),
     };
     RUN("q_absorb", cuda_q_absorb(&q, c->stream));
-    RUN("attn_decode", cuda_attn_decode(&a, c->stream));
+    if (c->hopper)
+        RUN("attn_decode_sm90", cuda_attn_decode_sm90(&a, c->stream));
+    else
+        RUN("attn_decode", cuda_attn_decode(&a, c->stream));
     RUN("attn_merge", cuda_attn_merge(&a, c->stream));
     return 0;
 }

@@ -165,6 +165,14 @@ mma16816(float *d, const uint32_t *a, uint32_t b0, uint32_t b1)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* Rows to columns of an 8 x 8 matrix of bf16, a pair a lane. */
+DEV uint32_t
+transpose8(uint32_t v)
+{
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(v));
+    return v;
+}
+
 DEV void
 ldmatrix4(uint32_t *r, uint32_t addr)
 {
@@ -200,6 +208,19 @@ template <int N> DEV void
 cp_async_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
+}
+
+/* Tiles [*t0, *t1) of a split of attention; returns the splits in use. */
+DEV int
+split_range(int length, int tile, int splits, int s, int *t0, int *t1)
+{
+    int tiles = (length + tile - 1) / tile;
+    int per = (tiles + splits - 1) / splits;
+    if (per == 0)
+        per = 1;
+    *t0 = min(s * per, tiles);
+    *t1 = min(*t0 + per, tiles);
+    return (tiles + per - 1) / per;
 }
 
 /* --- stored weights to A fragments of mma.sync --------------------------- */

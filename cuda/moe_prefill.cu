@@ -77,14 +77,6 @@ struct bars {
     uint64_t *full, *empty, *w_full, *w_empty;
 };
 
-DEV uint32_t
-transpose8(uint32_t a)
-{
-    uint32_t d;
-    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(d) : "r"(a));
-    return d;
-}
-
 template <int N, bool DOWN> DEV void
 store_tile(const tiles &a, const moe_item &it, int rt, const float (&d)[N / 2])
 {

@@ -211,6 +211,7 @@ struct attn_decode {
     const int *table_row; /* [n] row of table */
     const int *length;    /* [n] keys a token sees; 0: skip */
     int n, heads, splits;
+    int tile;             /* keys a tile: splits are cut there */
     float scale;          /* of the scores */
     float *part;          /* [n, heads, splits, MLA_RANK] */
     float *part_ml;       /* [n, heads, splits, 2] max and sum */
@@ -219,8 +220,11 @@ struct attn_decode {
     void *out;            /* [n, heads * MLA_V] bf16 */
 };
 int cuda_attn_decode(const struct attn_decode *a, cudaStream_t s);
+#define ATTN_TILE 32
+/* The same in tiles of 64 with a larger block (sm_90a, attn_decode_sm90.cu). */
+int cuda_attn_decode_sm90(const struct attn_decode *a, cudaStream_t s);
+#define ATTN_TILE_SM90 64
 int cuda_attn_merge(const struct attn_decode *a, cudaStream_t s);
-#define ATTN_TILE 32      /* keys a tile: splits are cut there */
 
 /* Copies rows of the cache: keys [from, from + n) of one sequence to
  * out [n, MLA_ROW] bf16, and zeroes the rows up to a multiple of 128. */
