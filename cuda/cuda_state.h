@@ -204,10 +204,11 @@ int decoder_run(struct cuda *c, const struct step_shape *s,
 int decoder_sample(struct cuda *c, const struct step_shape *s,
                    const struct meta *m);
 
-/* The kernels that a step of n tokens takes for its experts. */
+/* The kernels that a step of n tokens takes for its experts; their names, of
+ * the shared one or the others. */
 enum expert_path { PATH_MID, PATH_PREFILL, PATH_PORTABLE };
 enum expert_path decoder_path(const struct cuda *c, int n);
-const char *path_name(const struct cuda *c, int n, bool down);
+const char *path_name(const struct cuda *c, int n, bool shared, bool down);
 
 /* encoder.c: images. Sizes first, then where they lie; refuses towers that the
  * kernels do not take. */

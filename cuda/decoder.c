@@ -26,6 +26,7 @@
     } while (0)
 
 #define MID_MAX 200  /* tokens up to which moe_mid is the faster kernel */
+#define SHARED_MIN 65  /* of those, tokens from which moe_shared pays */
 #define BLAS_MIN 33  /* tokens from which bf16 products go to the library */
 #define BLAS_BIG 17  /* those of large matrices */
 #define BIG_MATRIX (8 << 20)
@@ -224,10 +225,12 @@ decoder_path(const struct cuda *c, int n)
 }
 
 const char *
-path_name(const struct cuda *c, int n, bool down)
+path_name(const struct cuda *c, int n, bool shared, bool down)
 {
     switch (decoder_path(c, n)) {
     case PATH_MID:
+        if (shared && n >= SHARED_MIN)
+            return down ? "moe_shared (down)" : "moe_shared (gate, up)";
         return down ? "moe_mid (down)" : "moe_mid (gate, up)";
     case PATH_PREFILL:
         return down ? "moe_prefill (down)" : "moe_prefill (gate, up)";
@@ -255,6 +258,22 @@ choose_experts(struct cuda *c, int n_tok, int width)
     return 0;
 }
 
+/* The shared expert apart from the others, down beside the routing list. */
+static int
+experts_apart(struct cuda *c, const struct cuda_layer *d, int n_tok,
+              const struct moe *m)
+{
+    RUN("moe_shared (gate, up)", cuda_moe_shared_up(m, c->stream));
+    RUN("router", product(c, &d->gate, c->h, c->p.dim, n_tok, c->router,
+                          c->gate_rows, GEMM_F32));
+    int r = choose_experts(c, n_tok, 8);
+    if (r != 0)
+        return r;
+    RUN("moe_shared (down)", cuda_moe_shared_down(m, c->stream));
+    RUN("moe_mid", cuda_moe_mid(m, false, c->barrier, c->n_sm, c->stream));
+    return 0;
+}
+
 static int
 experts(struct cuda *c, const struct cuda_layer *d, int n_tok,
         struct moe *m)
@@ -270,6 +289,8 @@ experts(struct cuda *c, const struct cuda_layer *d, int n_tok,
     const int tiles = n_tok <= c->narrow_max ? MOE_NARROW : MOE_WIDE;
     int width = path == PATH_MID ? 8 : path == PATH_PREFILL ? tiles
                 : item_width(c, n_tok);
+    if (path == PATH_MID && n_tok >= SHARED_MIN)
+        return experts_apart(c, d, n_tok, m);
 
     RUN("router", product(c, &d->gate, c->h, c->p.dim, n_tok, c->router,
                           c->gate_rows, GEMM_F32));
@@ -277,7 +298,8 @@ experts(struct cuda *c, const struct cuda_layer *d, int n_tok,
     if (r != 0)
         return r;
     if (path == PATH_MID) {
-        RUN("moe_mid", cuda_moe_mid(m, c->barrier, c->n_sm, c->stream));
+        RUN("moe_mid", cuda_moe_mid(m, true, c->barrier, c->n_sm,
+                                    c->stream));
     } else if (path == PATH_PREFILL) {
         RUN("moe_prefill", cuda_moe_prefill(m, c->maps, width, c->my, c->n_sm,
                                             c->stream));

@@ -418,3 +418,29 @@ launch_coop(void (*k)(P...), dim3 grid, int block, cudaStream_t s, A... a)
     c.numAttrs = 1;
     return (int)cudaLaunchKernelEx(&c, k, P(a)...);
 }
+
+/* For sm_90a kernels whose blocks work in clusters along x. */
+template <int SMEM, int CLUSTER, class... P, class... A>
+static int
+launch_cluster(void (*k)(P...), dim3 grid, int block, cudaStream_t s, A... a)
+{
+    static_assert(SMEM <= 232448, "no part has more shared memory");
+    cudaError_t e = cudaFuncSetAttribute(
+        (const void *)k, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
+    if (e != cudaSuccess)
+        return (int)e;
+    cudaLaunchConfig_t c = {};
+    cudaLaunchAttribute at[2];
+    at[0].id = cudaLaunchAttributeClusterDimension;
+    at[0].val.clusterDim.x = CLUSTER;
+    at[0].val.clusterDim.y = at[0].val.clusterDim.z = 1;
+    at[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    at[1].val.programmaticStreamSerializationAllowed = 1;
+    c.gridDim = grid;
+    c.blockDim = dim3(block);
+    c.dynamicSmemBytes = SMEM;
+    c.stream = s;
+    c.attrs = at;
+    c.numAttrs = cuda_pdl ? 2 : 1;
+    return (int)cudaLaunchKernelEx(&c, k, P(a)...);
+}

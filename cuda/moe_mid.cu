@@ -1,15 +1,20 @@
 /*
  * The experts of one layer for up to about 200 tokens in one persistent
- * launch: gate+up, SiLU, a grid barrier, down (sm_90a, NVFP4).
+ * launch: gate+up, SiLU, a grid barrier, down (sm_90a, NVFP4). The shared
+ * expert, whose items are the last, may be left to moe_shared.cu.
  *
  * DESIGN. All (item, pair of row tiles) in address order are one list, cut
  * into equal contiguous shares, one a block: perfect balance whatever the
  * routing, and a block meets few items, so the activations of the current one
- * stay in registers as B fragments. Per block:
+ * stay in registers as B fragments. Gate and up of the shared expert are a
+ * list of their own, which is known before routing: the launch starts beside
+ * the routing list, which lets it do so only when the norm has ended, and
+ * waits for that list when its first products are under way. Per block:
  *   8 consumer warps  own a K slice of 512 each (of down: slice w % 4 of row
  *                     tile 2p + w / 4); a private ring each.
  *   1 epilogue warp   adds the slices in a fixed order through 4 buffers, so
- *                     consumers never wait for each other.
+ *                     consumers never wait for each other. Every lane arrives
+ *                     for what it wrote or read there.
  *   1 producer warp   lane r feeds ring r with whole units by bulk copies; it
  *                     runs on into down before the grid barrier opens.
  * Bound by memory: 14.16 MB an active expert; measured in the README.
@@ -33,7 +38,9 @@ struct mid {
     const moe_item *item;
     const int *n_item;
     unsigned *barrier;
-    int slots, dim, hidden;
+    int shared;               /* items of the shared expert that are ours */
+    int skip;                 /* that are not */
+    int n, n_experts, slots, dim, hidden;
     int pairs13, pairs2;      /* row tile pairs of an expert */
 };
 
@@ -41,35 +48,74 @@ struct mid {
 
 struct mid_shared {
     uint64_t full[8][STAGES], empty[8][STAGES];
-    uint64_t red_full[RED], red_empty[RED], opened;
+    uint64_t red_full[RED], red_empty[RED], opened, listed;
+    int n_item;
     moe_item item[MAX_ITEMS];
 };
 
-/* This block's pairs of a phase. */
+/* What the roles walk through, in this order; a grid barrier before DOWN. */
+enum { SHARED_UP, ROUTED_UP, DOWN };
+
+/* This block's pairs of a phase. Of all but the first, when the list is
+ * there. */
 DEV void
-block_share(int pairs, int &p0, int &p1)
+block_share(const mid &a, const mid_shared *sh, int phase, int &p0, int &p1)
 {
+    const int items = phase == SHARED_UP ? a.shared
+                      : phase == ROUTED_UP ? sh->n_item - a.shared
+                      : sh->n_item;
+    const int pairs = items * (phase == DOWN ? a.pairs2 : a.pairs13);
     p0 = (int)((long long)pairs * blockIdx.x / gridDim.x);
     p1 = (int)((long long)pairs * (blockIdx.x + 1) / gridDim.x);
 }
 
+/* Item k of a phase. */
+DEV moe_item
+item_of(const mid &a, const mid_shared *sh, int phase, int k)
+{
+    if (phase != SHARED_UP)
+        return sh->item[k];
+    moe_item it = {a.n_experts - 1, a.n * (a.slots - 1) + 8 * k,
+                   min(8, a.n - 8 * k), 0};
+    return it;
+}
+
+/* A warp reads the list for its block. */
 DEV void
-produce(const mid &a, mid_shared *sh, char *ring, int n)
+read_list(const mid &a, mid_shared *sh)
+{
+    const int lane = threadIdx.x & 31;
+    pdl_wait();
+    const int n = *(volatile const int *)a.n_item - a.skip;
+    for (int i = lane; i < n; i += 32)
+        sh->item[i] = a.item[i];
+    if (lane == 0)
+        sh->n_item = n;
+    mbar_arrive(&sh->listed);
+}
+
+DEV void
+produce(const mid &a, mid_shared *sh, char *ring)
 {
     const int lane = threadIdx.x & 31;
     int st = 0, ph = 0, p0, p1;
-    if (lane >= 8)
-        return;
     char *mine = ring + (size_t)lane * STAGES * UNIT;
-    for (int phase = 0; phase < 2; phase++) {
-        const int pairs = phase ? a.pairs2 : a.pairs13;
-        block_share(n * pairs, p0, p1);
-        for (int p = p0; p < p1; p++) {
-            const int e = sh->item[p / pairs].expert, q = p % pairs;
-            const char *src = phase
+    for (int phase = 0; phase < 3; phase++) {
+        const int down = phase == DOWN;
+        const int pairs = down ? a.pairs2 : a.pairs13;
+        if (phase == ROUTED_UP) {
+            __syncwarp();
+            read_list(a, sh);
+            __syncwarp();
+        }
+        block_share(a, sh, phase, p0, p1);
+        for (int p = p0; p < p1 && lane < 8; p++) {
+            const int e = item_of(a, sh, phase, p / pairs).expert;
+            const int q = p % pairs;
+            const char *src = down
                 ? a.w2 + e * a.stride2 + (size_t)(q * 8 + lane) * UNIT
                 : a.w13 + e * a.stride13 + (size_t)(q * 16 + lane) * UNIT;
-            for (int u = phase; u < 2; u++) {
+            for (int u = down; u < 2; u++) {
                 mbar_wait(&sh->empty[lane][st], ph ^ 1);
                 mbar_expect(&sh->full[lane][st], UNIT);
                 bulk_copy(mine + st * UNIT, src, UNIT, &sh->full[lane][st]);
@@ -135,42 +181,49 @@ finish_down(const mid &a, const moe_item &it, int q, const float *r, int g,
                        bf_pack(v[k].z * s, v[k].w * s));
 }
 
+/* All blocks' h is written when this returns; lane 0 of one warp a block. */
 DEV void
-epilogue(const mid &a, mid_shared *sh, const float *red, int n)
+grid_barrier(unsigned *count)
+{
+    __threadfence();
+    unsigned old = atomicAdd(count, 1);
+    unsigned target = old - old % gridDim.x + gridDim.x;
+    while ((int)(grid_count(count) - target) < 0) {
+    }
+}
+
+DEV void
+epilogue(const mid &a, mid_shared *sh, const float *red)
 {
     const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     int rb = 0, rp = 0, p0, p1;
-    for (int phase = 0; phase < 2; phase++) {
-        const int pairs = phase ? a.pairs2 : a.pairs13;
-        block_share(n * pairs, p0, p1);
+    for (int phase = 0; phase < 3; phase++) {
+        const int pairs = phase == DOWN ? a.pairs2 : a.pairs13;
+        if (phase == ROUTED_UP)
+            mbar_wait(&sh->listed, 0);
+        if (phase == DOWN) {
+            __syncwarp();
+            if (lane == 0) {
+                grid_barrier(a.barrier);
+                mbar_arrive(&sh->opened);
+            }
+            __syncwarp();
+        }
+        block_share(a, sh, phase, p0, p1);
         for (int p = p0; p < p1; p++) {
-            const moe_item it = sh->item[p / pairs];
+            const moe_item it = item_of(a, sh, phase, p / pairs);
             const float *r = red + (size_t)rb * 8 * REDF;
             mbar_wait(&sh->red_full[rb], rp);
-            if (phase)
+            if (phase == DOWN)
                 finish_down(a, it, p % pairs, r, g, t);
             else
                 finish_up(a, it, p % pairs, r, g, t);
-            __syncwarp();
-            if (lane == 0)
-                mbar_arrive(&sh->red_empty[rb]);
+            mbar_arrive(&sh->red_empty[rb]);
             if (++rb == RED) {
                 rb = 0;
                 rp ^= 1;
             }
         }
-        if (phase)
-            return;
-        __syncwarp();
-        if (lane == 0) {
-            __threadfence();
-            unsigned old = atomicAdd(a.barrier, 1);
-            unsigned target = old - old % gridDim.x + gridDim.x;
-            while ((int)(grid_count(a.barrier) - target) < 0) {
-            }
-            mbar_arrive(&sh->opened);
-        }
-        __syncwarp();
     }
 }
 
@@ -182,8 +235,11 @@ load_tokens(const mid &a, const moe_item &it, int phase, int w,
     const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const bool on = g < it.n;
     const bf16 *x = a.x;
-    if (on && phase)
+    if (on && phase == DOWN)
         x = a.h + (size_t)(it.first + g) * a.hidden + (w & 3) * 512;
+    else if (on && it.expert == a.n_experts - 1)
+        x = a.x + (size_t)(it.first + g - a.n * (a.slots - 1)) * a.dim +
+            w * 512;
     else if (on)
         x = a.x + (size_t)(a.order[it.first + g] / a.slots) * a.dim + w * 512;
 #pragma unroll
@@ -233,31 +289,34 @@ unit_product(const char *unit, const uint32_t (&xr)[8][8], float *q)
 }
 
 DEV void
-consume(const mid &a, mid_shared *sh, const char *ring, float *red, int n)
+consume(const mid &a, mid_shared *sh, const char *ring, float *red)
 {
     const int w = threadIdx.x >> 5, lane = threadIdx.x & 31;
     int st = 0, sp = 0, rb = 0, rp = 0, p0, p1;
     const char *mine = ring + (size_t)w * STAGES * UNIT;
 #pragma unroll 1
-    for (int phase = 0; phase < 2; phase++) {
-        const int pairs = phase ? a.pairs2 : a.pairs13;
+    for (int phase = 0; phase < 3; phase++) {
+        const int down = phase == DOWN;
+        const int pairs = down ? a.pairs2 : a.pairs13;
         uint32_t xr[8][8];
         int cur = -1;
-        block_share(n * pairs, p0, p1);
-        if (phase)
+        if (phase == ROUTED_UP)
+            mbar_wait(&sh->listed, 0);
+        if (phase == DOWN)
             mbar_wait(&sh->opened, 0);
+        block_share(a, sh, phase, p0, p1);
 #pragma unroll 1
         for (int p = p0; p < p1; p++) {
             if (p / pairs != cur) {
                 cur = p / pairs;
-                load_tokens(a, sh->item[cur], phase, w, xr);
+                load_tokens(a, item_of(a, sh, phase, cur), phase, w, xr);
             }
             mbar_wait(&sh->red_empty[rb], rp ^ 1);
             float *r = red + (size_t)(rb * 8 + w) * REDF;
 #pragma unroll 1
-            for (int u = phase; u < 2; u++) {
+            for (int u = down; u < 2; u++) {
                 mbar_wait(&sh->full[w][st], sp);
-                unit_product(mine + st * UNIT, xr, r + (phase ? 0 : u) * 160);
+                unit_product(mine + st * UNIT, xr, r + (down ? 0 : u) * 160);
                 __syncwarp();
                 if (lane == 0)
                     mbar_arrive(&sh->empty[w][st]);
@@ -266,9 +325,7 @@ consume(const mid &a, mid_shared *sh, const char *ring, float *red, int n)
                     sp ^= 1;
                 }
             }
-            __syncwarp();
-            if (lane == 0)
-                mbar_arrive(&sh->red_full[rb]);
+            mbar_arrive(&sh->red_full[rb]);
             if (++rb == RED) {
                 rb = 0;
                 rp ^= 1;
@@ -296,23 +353,20 @@ moe_mid(const __grid_constant__ mid a)
                 mbar_init(&sh.empty[i][s], 1);
             }
         for (int i = 0; i < RED; i++) {
-            mbar_init(&sh.red_full[i], 8);
-            mbar_init(&sh.red_empty[i], 1);
+            mbar_init(&sh.red_full[i], 256);
+            mbar_init(&sh.red_empty[i], 32);
         }
         mbar_init(&sh.opened, 1);
+        mbar_init(&sh.listed, 32);
         mbar_init_done();
     }
-    pdl_wait();
-    const int n = *(volatile const int *)a.n_item;
-    for (int i = tid; i < n; i += 320)
-        sh.item[i] = a.item[i];
     __syncthreads();
     if (w == 9)
-        produce(a, &sh, sm, n);
+        produce(a, &sh, sm);
     else if (w == 8)
-        epilogue(a, &sh, red, n);
+        epilogue(a, &sh, red);
     else
-        consume(a, &sh, sm, red, n);
+        consume(a, &sh, sm, red);
 #endif
 }
 
@@ -324,7 +378,8 @@ cuda_moe_mid_fits(const struct moe *m)
 }
 
 extern "C" int
-cuda_moe_mid(const struct moe *m, unsigned *barrier, int n_sm, cudaStream_t s)
+cuda_moe_mid(const struct moe *m, bool shared, unsigned *barrier, int n_sm,
+             cudaStream_t s)
 {
     if (!cuda_moe_mid_fits(m))
         return cudaErrorInvalidValue;
@@ -342,10 +397,18 @@ cuda_moe_mid(const struct moe *m, unsigned *barrier, int n_sm, cudaStream_t s)
     a.item = m->route.item;
     a.n_item = m->route.n_item;
     a.barrier = barrier;
+    a.shared = shared ? (m->n + 7) / 8 : 0;
+    a.skip = shared ? 0 : (m->n + 7) / 8;
+    a.n = m->n;
+    a.n_experts = m->n_experts;
     a.slots = m->slots;
     a.dim = m->dim;
     a.hidden = m->hidden;
     a.pairs13 = m->hidden / 16;
     a.pairs2 = m->dim / 32;
-    return launch_coop<SM_MID>(moe_mid, dim3(n_sm), 320, s, a);
+    /* Not cooperative, which would wait for the launch before to end. All
+     * blocks are resident before they meet all the same: there is one an SM,
+     * what runs before them ends without them, and what comes behind them
+     * starts when all of them have. */
+    return launch_ex<SM_MID, true>(moe_mid, dim3(n_sm), 320, s, a);
 }

@@ -128,11 +128,18 @@ struct moe {
 /* Items of width 8 (n up to 32), or 32, 64, 128. */
 int cuda_moe_up(const struct moe *m, int width, cudaStream_t s);
 int cuda_moe_down(const struct moe *m, int width, cudaStream_t s);
-/* Both in one persistent launch (sm_90a, NVFP4, moe_mid.cu); items of 8.
- * barrier: [1] zeroed once a step, grows by the grid a launch. */
+/* All in one persistent launch (sm_90a, NVFP4, moe_mid.cu), or all but the
+ * shared one; items of 8, directly behind route_few or route_sort, beside which
+ * it begins with the shared one. barrier: [1] zeroed once a step, grows by the
+ * grid a launch. */
 bool cuda_moe_mid_fits(const struct moe *m);
-int cuda_moe_mid(const struct moe *m, unsigned *barrier, int n_sm,
-                 cudaStream_t s);
+int cuda_moe_mid(const struct moe *m, bool shared, unsigned *barrier,
+                 int n_sm, cudaStream_t s);
+/* The shared one alone (sm_90a, NVFP4, moe_shared.cu), where moe_mid fits: up
+ * before the routing, down directly behind route_few or route_sort, beside
+ * which it runs. */
+int cuda_moe_shared_up(const struct moe *m, cudaStream_t s);
+int cuda_moe_shared_down(const struct moe *m, cudaStream_t s);
 /* Both with wgmma (sm_90a, NVFP4, moe_prefill.cu); items of width MOE_NARROW or
  * MOE_WIDE. gather: [n * slots, dim] bf16 scratch, may be y. */
 bool cuda_moe_prefill_fits(const struct moe *m);

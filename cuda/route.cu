@@ -134,10 +134,10 @@ sort(int total, int n_experts, int width, moe_route r)
     const int e = blockIdx.x, tid = threadIdx.x, w = tid >> 5;
     const int lane = tid & 31;
 
-    pdl_trigger();
     count[tid] = 0;
     __syncthreads();
     pdl_wait();
+    pdl_trigger();  /* late: see cuda/README, "graphs" */
     for (int i = tid; i < total; i += 256)
         atomicAdd(&count[r.id[i]], 1);
     __syncthreads();
@@ -195,10 +195,10 @@ route_few(const float *logits, int ldl, int n, int n_experts, int slots,
     const int tid = threadIdx.x, w = tid >> 5, lane = tid & 31;
     const int total = n * slots;
 
-    pdl_trigger();
     if (tid < MOE_EXPERTS)
         count[tid] = 0;
     pdl_wait();
+    pdl_trigger();  /* late: see cuda/README, "graphs" */
     for (int tok = w; tok < n; tok += 32)
         choose(logits, ldl, tok, n_experts, slots, routed_scale, r, id);
     __syncthreads();
