@@ -144,6 +144,10 @@ call_body(struct api_call *c)
     if (!is_json_type(fcgi_param(c->fcgi, "CONTENT_TYPE")))
         return call_fail(c, 400, NULL, "only application/json is allowed as "
                          "Content-Type");
+    struct str coding = fcgi_param(c->fcgi, "HTTP_CONTENT_ENCODING");
+    if (coding.n > 0 && !str_eq(coding, STR("identity")))
+        return call_fail(c, 400, NULL, "a body with a Content-Encoding is "
+                         "not taken; send it as it is");
     int rc = json_parse(text.p, text.n, (int)c->conf->json_depth, 0, &body,
                         &e);
     if (rc == ERR_NOMEM)

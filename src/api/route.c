@@ -41,6 +41,9 @@ static const struct route routes[] = {
     {"GET", "/get_server_info", info_server},
 };
 
+/* Bytes of an unknown path that come back. */
+#define PATH_SHOWN 200
+
 /* On the admin socket, which nginx does not serve. */
 static const struct route admin_routes[] = {
     {"POST", "/abort_request", admin_abort},
@@ -77,11 +80,14 @@ allows(const char *row, struct str method)
     return str_eq(method, str_from(row));
 }
 
+/* A slash behind a path changes nothing. */
 static void
 route_in(const struct route *table, size_t n, struct api_call *c)
 {
     bool known = false;
 
+    if (c->path.n > 1 && c->path.p[c->path.n - 1] == '/')
+        c->path.n--;
     for (size_t i = 0; i < n; i++) {
         if (!matches(table[i].path, c->path, &c->rest))
             continue;
@@ -95,7 +101,9 @@ route_in(const struct route *table, size_t n, struct api_call *c)
         call_fail(c, 405, NULL, "%.*s is not allowed here",
                   (int)c->method.n, c->method.p);
     else
-        call_fail(c, 404, NULL, "there is nothing at this path");
+        call_fail(c, 404, NULL, "there is nothing at %.*s",
+                  c->path.n < PATH_SHOWN ? (int)c->path.n : PATH_SHOWN,
+                  c->path.p);
 }
 
 void

@@ -167,7 +167,9 @@ buf_read_file(struct buf *b, const char *path, size_t max)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return errno == ENOENT || errno == ENOTDIR ? ERR_NOENT : ERR_IO;
+        return errno == ENOENT || errno == ENOTDIR ? ERR_NOENT
+               : errno == EACCES                   ? ERR_ACCESS
+                                                   : ERR_IO;
     size_t start = b->len;
     if (max > SIZE_MAX / 4)
         max = SIZE_MAX / 4;

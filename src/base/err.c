@@ -23,6 +23,7 @@ err_str(int code)
     case ERR_CLOSED: return "closed";
     case ERR_DEVICE: return "device error";
     case ERR_MISMATCH: return "mismatch";
+    case ERR_ACCESS: return "permission denied";
     default: return "unknown error";
     }
 }

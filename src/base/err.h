@@ -21,7 +21,8 @@ enum {
     ERR_STATE = -9,      /* called at the wrong time */
     ERR_CLOSED = -10,    /* the peer or the queue is gone */
     ERR_DEVICE = -11,    /* an accelerator failed */
-    ERR_MISMATCH = -12   /* two things that must agree do not */
+    ERR_MISMATCH = -12,  /* two things that must agree do not */
+    ERR_ACCESS = -13     /* the system forbids the access */
 };
 
 #define ERR_TEXT_MAX 1024

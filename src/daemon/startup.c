@@ -362,11 +362,12 @@ socket_name(const struct conf *c)
 }
 
 /* The admin endpoints, for whoever may open their socket. */
-static int
-listen_admin(struct service *s, struct err *e)
+static struct fcgi_options
+admin_options(const struct service *s)
 {
     const struct conf *c = s->conf;
-    struct fcgi_options o = {
+
+    return (struct fcgi_options){
         .socket = c->admin_socket,
         .mode = 0600,
         .backlog = 16,
@@ -378,8 +379,6 @@ listen_admin(struct service *s, struct err *e)
         .handler = api_handle_admin,
         .arg = s->api,
     };
-
-    return c->admin_socket ? fcgi_start(&o, &s->admin, e) : 0;
 }
 
 static struct fcgi_options
@@ -404,16 +403,18 @@ listen_options(const struct service *s)
 int
 startup_check_socket(const struct service *s, struct err *e)
 {
-    struct fcgi_options o = listen_options(s);
-    return fcgi_check(&o, e);
+    struct fcgi_options o = listen_options(s), admin = admin_options(s);
+    int rc = fcgi_check(&o, e);
+    return rc != 0 || admin.socket == NULL ? rc : fcgi_check(&admin, e);
 }
 
 int
 startup_listen(struct service *s, struct err *e)
 {
-    struct fcgi_options o = listen_options(s);
+    struct fcgi_options o = listen_options(s), admin = admin_options(s);
     int rc = fcgi_start(&o, &s->server, e);
-    return rc ? rc : listen_admin(s, e);
+    return rc != 0 || admin.socket == NULL ? rc
+                                           : fcgi_start(&admin, &s->admin, e);
 }
 
 void

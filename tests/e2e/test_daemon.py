@@ -105,10 +105,17 @@ def test_a_taken_socket_is_noticed_before_the_load(tmp_path):
     conf.write_text(f"model = {serving.DEMO}\nbackend = cpu\nkv_cache = 50T\n"
                     f"socket = {tmp_path}/s\n")
     done = siroccod("-c", conf)
-    listener.close()
     assert done.returncode == 3
     # The plan does not fit either, and that is only said by the load.
     assert "another server listens" in done.stderr
+    # So is the admin socket, and a place that cannot be written.
+    for name in ("s", "none/a"):
+        done = siroccod("-c", conf, "-o", f"socket={tmp_path}/other", "-o",
+                        f"admin_socket={tmp_path}/{name}")
+        assert done.returncode == 3
+        assert f"{tmp_path}/{name}" in done.stderr
+        assert "the plan needs" not in done.stderr
+    listener.close()
 
 
 # Becomes siroccod with a descriptor of its own as descriptor 3, as systemd

@@ -1,8 +1,10 @@
 """What an operator meets: keys, limits, errors of the gateway, reload, drain,
 failures. The null back end keeps them quick."""
 
+import gzip
 import json
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -92,6 +94,66 @@ def test_unknown_routes(server):
         status, _, data = server.request("GET", path)
         assert status == 404
         error_of(data)
+
+
+def raw(server, data, port=None):
+    """Status and body of what a broken request gets."""
+    with socket.create_connection(
+            ("127.0.0.1", port or server.nginx.port), 10) as s:
+        s.sendall(data)
+        reply = b""
+        while part := s.recv(65536):
+            reply += part
+    head, _, body = reply.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+@pytest.mark.parametrize("line, want", [
+    (b"GET /v1/../../etc/passwd", 400), (b"GET /v1/%00", 400),
+    (b"GET /v1/" + b"x" * 20000, 414), (b"TRACE /v1/models", 405),
+    (b"GET /v1/models?" + b"x" * 20000, 414)])
+def test_requests_that_nginx_itself_refuses(server, line, want):
+    status, body = raw(server, line + b" HTTP/1.1\r\nHost: x\r\n"
+                       b"Connection: close\r\n\r\n")
+    assert status == want
+    assert error_of(body)["code"] == want
+
+
+def test_headers_that_are_too_long(server):
+    status, body = raw(server, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: "
+                       + b"x" * 100000 + b"\r\nConnection: close\r\n\r\n")
+    assert status == 400
+    error_of(body)
+
+
+def test_plain_http_to_the_tls_port(server):
+    status, body = raw(server, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+                       server.nginx.tls_port)
+    assert status == 400
+    error_of(body)
+
+
+def test_paths_with_slips(server):
+    """A slash too many is harmless, a path too many is named."""
+    for path in ("/v1/models/", "//v1/models"):
+        assert server.json("GET", path)[1]["object"] == "list"
+    status, body = server.json("POST", "/v1/v1/messages", CHAT)
+    assert status == 404 and "/v1/v1/messages" in body["error"]["message"]
+    status, body = server.json("POST", "/chat/completions", CHAT)
+    assert status == 404 and "/v1/" in body["error"]["message"]
+    assert server.json("GET", "/v1/" + "x" * 4000)[0] == 404
+
+
+def test_a_compressed_body_is_refused_as_such(server):
+    status, body = server.json(
+        "POST", "/v1/chat/completions", gzip.compress(json.dumps(CHAT).encode()),
+        headers={"Content-Encoding": "gzip"})
+    assert status == 400 and "Content-Encoding" in body["error"]["message"]
+
+
+def test_the_probe_that_generates_needs_a_key(server):
+    assert server.request("GET", "/health_generate")[0] == 200
+    assert server.request("GET", "/health_generate", key=None)[0] == 401
 
 
 def test_bodies_over_the_limit(server):
@@ -285,6 +347,29 @@ def test_a_dead_device_ends_the_daemon(make_server):
     assert b'"error"' in data
     assert server.daemon.process.wait(10) == 4
     server.daemon.process = None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_killed_daemon_is_no_end_of_a_reply(make_server, stream):
+    """What came so far has neither a reason nor the mark of an end; the next
+    daemon takes the socket over."""
+    server = make_server(**null_conf("rate=20"))
+    chat = RawChat(server, max_tokens=1000, stream=stream)
+    serving.wait_for("it runs", lambda: server.metrics()[
+        "sirocco_requests_running"] == 1, 5)
+    if stream:
+        chat.read_events(3)
+    server.daemon.process.kill()
+    data = chat.read_all()
+    if stream:
+        assert b"[DONE]" not in data and b'"finish_reason":"' not in data
+    else:
+        assert data.startswith(b"HTTP/1.1 503 ")
+    server.daemon.process.wait()
+    assert server.daemon.socket.exists()
+    server.daemon.socket.unlink()       # for start() to see the new one
+    server.daemon.start()
+    assert server.json("POST", "/v1/chat/completions", CHAT)[0] == 200
 
 
 def test_two_daemons_do_not_share_a_socket(server, tmp_path):

@@ -1,6 +1,9 @@
 """contrib/quickstart as a newcomer runs it."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import urllib.request
 
@@ -56,6 +59,22 @@ def test_from_nothing_to_a_chat_and_back(port):
     assert quickstart("--stop").returncode == 0
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models")
+
+
+def test_a_taken_port_costs_no_server_that_runs(port):
+    assert quickstart("--port", port).returncode == 0
+    running = pids()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        done = quickstart("--port", other.getsockname()[1])
+    assert done.returncode != 0 and "is taken" in done.stderr
+    assert pids() == running
+    os.kill(int(running["siroccod"]), signal.SIGKILL)
+    again = quickstart("--port", port)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert pids()["siroccod"] != running["siroccod"]
+    assert "answer:" in again.stdout
 
 
 @pytest.mark.parametrize("arguments, said", [

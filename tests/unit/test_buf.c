@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -72,6 +73,12 @@ reads_files_within_the_limit(void **state)
     /* No size is known in advance here. */
     assert_int_equal(buf_read_file(&b, "/dev/zero", 100000), ERR_LIMIT);
     assert_int_equal(b.len, 5);
+    /* To root nothing is forbidden. */
+    bool root = geteuid() == 0;
+    assert_int_equal(chmod(path, 0), 0);
+    assert_true(!root || seteuid(65534) == 0);
+    assert_int_equal(buf_read_file(&b, path, 5), ERR_ACCESS);
+    assert_true(!root || seteuid(0) == 0);
     buf_free(&b);
     unlink(path);
 }
