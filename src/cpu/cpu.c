@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "base/clock.h"
+#include "base/meminfo.h"
 #include "base/str.h"
 #include "cpu/cpu_step.h"
 #include "cpu/tower.h"
@@ -162,46 +163,6 @@ usable_cores(void)
     return n > 0 ? n : 1;
 }
 
-/* Number behind `name` in a file of "Name:  123 kB" lines, or the whole file's
- * number with name NULL; UINT64_MAX when it is not there. */
-static uint64_t
-read_number(const char *path, const char *name)
-{
-    char line[256];
-    unsigned long long x;
-    uint64_t found = UINT64_MAX;
-    FILE *f = fopen(path, "re");
-    if (f == NULL)
-        return found;
-    size_t n = name ? strlen(name) : 0;
-    while (found == UINT64_MAX && fgets(line, sizeof line, f) != NULL)
-        if ((name == NULL || strncmp(line, name, n) == 0)
-            && sscanf(line + n, " %llu", &x) == 1)
-            found = x;
-    fclose(f);
-    return found;
-}
-
-#define CGROUP "/sys/fs/cgroup/memory."
-
-/* Bytes this process may still take: what the kernel calls available, within
- * its control group. Page cache that can be dropped counts as free in both. */
-static uint64_t
-available_memory(void)
-{
-    uint64_t kb = read_number("/proc/meminfo", "MemAvailable:");
-    uint64_t most = read_number(CGROUP "max", NULL);
-    uint64_t used = read_number(CGROUP "current", NULL);
-    uint64_t cache = read_number(CGROUP "stat", "inactive_file ");
-    uint64_t bytes = kb == UINT64_MAX ? 0 : kb * 1024;
-    if (most == UINT64_MAX || used == UINT64_MAX)
-        return bytes;
-    if (cache != UINT64_MAX)
-        used = used > cache ? used - cache : 0;
-    uint64_t left = most > used ? most - used : 0;
-    return left < bytes ? left : bytes;
-}
-
 static void
 add_row(struct backend_plan *p, const char *what, uint64_t bytes)
 {
@@ -262,7 +223,9 @@ cpu_plan(struct backend *b, struct model *m, const struct backend_limits *l,
     c->threads = c->threads_wanted ? c->threads_wanted
                  : l->threads > 0 ? l->threads : usable_cores();
     memset(q, 0, sizeof *q);
-    q->available = available_memory();
+    q->available = meminfo_available("");
+    if (q->available == UINT64_MAX)
+        q->available = 0;
     q->bytes_per_block = net_block_bytes(p) + (d ? net_block_bytes(d) : 0);
     c->memory_bytes = step_layout(&c->step, NULL, d ? &c->drafter : NULL, p,
                                   l, c->threads, NULL);

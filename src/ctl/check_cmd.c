@@ -10,29 +10,17 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "base/meminfo.h"
 #include "ctl/command.h"
 #include "daemon/startup.h"
 
 #define CONF_DEFAULT SYSCONFDIR "/sirocco/sirocco.conf"
 
-/* A line of /proc/meminfo in bytes, 0 when it is not there. */
-static uint64_t
-meminfo(const char *key)
+static double
+meminfo_gib(const char *key)
 {
-    char line[256];
-    uint64_t kib = 0;
-    FILE *f = fopen("/proc/meminfo", "r");
-
-    if (f == NULL)
-        return 0;
-    while (fgets(line, sizeof line, f)) {
-        unsigned long long n;
-        if (strncmp(line, key, strlen(key)) == 0
-            && sscanf(line + strlen(key), ": %llu", &n) == 1)
-            kib = n;
-    }
-    fclose(f);
-    return kib * 1024;
+    uint64_t kib = meminfo_number("/proc/meminfo", key);
+    return kib == UINT64_MAX ? 0 : (double)kib / (1 << 20);
 }
 
 static void
@@ -45,8 +33,7 @@ show_machine(const struct service *s)
     printf("machine\n  %s %s %s, %ld cores\n", u.sysname, u.release,
            u.machine, sysconf(_SC_NPROCESSORS_ONLN));
     printf("  memory %.1f GiB, %.1f available\n",
-           (double)meminfo("MemTotal") / (1 << 30),
-           (double)meminfo("MemAvailable") / (1 << 30));
+           meminfo_gib("MemTotal:"), meminfo_gib("MemAvailable:"));
     if (s->backend && s->backend->ops->describe) {
         s->backend->ops->describe(s->backend, device, sizeof device);
         printf("  %s: %s\n", s->backend->ops->name, device);
