@@ -4,6 +4,8 @@
 
 #include "cuda/cuda_backend.h"
 #include "cuda/cuda_state.h"
+#include "cuda/driver.h"
+#include "cuda/packed.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -38,11 +40,8 @@ read_device(struct cuda *c, struct err *e)
     c->integrated = p.integrated != 0;
     c->hopper = p.major == 9 && p.minor == 0;
     cuda_pdl = p.major >= 9;
-    if (p.major < 8)
-        return err_set(e, ERR_UNSUPPORTED, "GPU %d (%s) is of compute "
-                       "capability %d.%d; 8.0 is needed", c->device, p.name,
-                       p.major, p.minor);
-    return 0;
+    return driver_check_part(c->device, c->name, p.major, p.minor,
+                             cuda_has_kernels(), e);
 }
 
 static int
@@ -60,10 +59,10 @@ open_device(const char *spec, struct backend **out, struct err *e)
         r = err_set(e, ERR_RANGE, "cuda:%s: a device number is expected",
                     spec);
     else
-        r = cuda_check(c, (int)cudaGetDeviceCount(&n), "driver", e);
+        r = driver_open(&n, e);
     if (r == 0 && (device < 0 || device >= n))
-        r = err_set(e, ERR_NOENT, "there is no GPU %ld (%d found)", device,
-                    n);
+        r = err_set(e, ERR_NOENT, "there is no GPU %ld: the driver shows %d, "
+                    "counted from 0", device, n);
     if (r == 0)
         r = cuda_check(c, (int)cudaSetDevice(c->device), "device", e);
     if (r == 0)
@@ -96,12 +95,7 @@ close_device(struct backend *b)
     cuda_attn_maps_free(c->attn_maps);
     if (c->pool)
         cudaFree(c->pool);
-    for (int i = 0; c->layer && i < c->p.n_layers; i++) {
-        free(c->layer[i].host13);
-        free(c->layer[i].host2);
-    }
-    free(c->layer);
-    encoder_close(c);
+    plan_free(c);
     cudaStreamDestroy(c->copies);
     cudaStreamDestroy(c->stream);
     free(c);
@@ -142,6 +136,10 @@ check_shape(const struct model_text_params *p, struct err *e)
         return refuse_multiple(e, "vocab_size", p->vocab, 16);
     if (p->n_dense != 0)
         return refuse(e, "first_k_dense_replace", p->n_dense, 0);
+    /* wkv_b is split in one piece. */
+    if (p->n_heads > 80)
+        return err_set(e, ERR_UNSUPPORTED, "the cuda back end takes at most "
+                       "80 heads; the model has %d", p->n_heads);
     if (p->n_shared != 1)
         return refuse(e, "num_shared_experts", p->n_shared, 1);
     if (p->n_experts < 1 || p->n_experts >= MOE_EXPERTS)
@@ -195,6 +193,40 @@ check_forms(const struct model *m, struct err *e)
     return r;
 }
 
+int
+plan_model(struct cuda *c, struct model *m, struct err *e)
+{
+    int r = check_shape(&model_params(m)->text, e);
+    if (r == 0)
+        r = check_forms(m, e);
+    if (r != 0)
+        return r;
+    c->model = m;
+    c->p = model_params(m)->text;
+    c->slots = c->p.top_k + 1;
+    c->n_experts = c->p.n_experts + 1;
+    c->gate_rows = (c->p.n_experts + 15) / 16 * 16;
+    c->narrow_max = NARROW_ROWS * c->p.n_experts / c->p.top_k;
+    c->score_scale = model_score_scale(&c->p);
+    if (c->layer == NULL)
+        c->layer = calloc((size_t)c->p.n_layers, sizeof *c->layer);
+    if (c->layer == NULL)
+        return err_set(e, ERR_NOMEM, "no memory for the layers");
+    return encoder_init(c, e);
+}
+
+void
+plan_free(struct cuda *c)
+{
+    for (int i = 0; c->layer && i < c->p.n_layers; i++) {
+        free(c->layer[i].host13);
+        free(c->layer[i].host2);
+    }
+    free(c->layer);
+    c->layer = NULL;
+    encoder_close(c);
+}
+
 static int
 plan_device(struct backend *b, struct model *m,
             const struct backend_limits *l, struct backend_plan *plan,
@@ -203,9 +235,7 @@ plan_device(struct backend *b, struct model *m,
     struct cuda *c = (struct cuda *)b;
     int r = cuda_check(c, (int)cudaSetDevice(c->device), "device", e);
     if (r == 0)
-        r = check_shape(&model_params(m)->text, e);
-    if (r == 0)
-        r = check_forms(m, e);
+        r = plan_model(c, m, e);
     if (r == 0 && l->n_devices > 1)
         r = err_set(e, ERR_UNSUPPORTED, "the cuda back end runs on one GPU");
     if (r == 0 && (l->max_seqs == 0 || l->max_step == 0
@@ -213,26 +243,15 @@ plan_device(struct backend *b, struct model *m,
         r = err_set(e, ERR_RANGE, "limits must not be zero");
     if (r != 0)
         return r;
-    c->model = m;
-    c->p = model_params(m)->text;
     c->limits = *l;
-    c->slots = c->p.top_k + 1;
-    c->n_experts = c->p.n_experts + 1;
-    c->gate_rows = (c->p.n_experts + 15) / 16 * 16;
-    c->narrow_max = NARROW_ROWS * c->p.n_experts / c->p.top_k;
-    c->score_scale = model_score_scale(&c->p);
     uint32_t graph = plan_bucket(l->max_seqs < GRAPH_MAX ? l->max_seqs
                                                          : GRAPH_MAX);
     c->cap = l->max_step > graph ? l->max_step : graph;
     c->out_rows = l->max_seqs + l->max_step;
     c->part_max = ATTN_BLOCKS * c->n_sm > (int)graph ? ATTN_BLOCKS * c->n_sm
                                                      : (int)graph;
-    if (c->layer == NULL)
-        c->layer = calloc((size_t)c->p.n_layers, sizeof *c->layer);
-    if (c->layer == NULL)
-        return err_set(e, ERR_NOMEM, "no memory for the layers");
-    r = encoder_init(c, e);
-    return r == 0 ? plan_make(c, plan, e) : r;
+    r = plan_make(c, plan, e);
+    return r == 0 && l->packed ? packed_check(c, l->packed, e) : r;
 }
 
 static int
@@ -343,4 +362,5 @@ const struct backend_ops backend_cuda = {
     .encode_image = encode_image,
     .free_image = free_image,
     .describe = describe,
+    .pack = packed_write,
 };

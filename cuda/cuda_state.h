@@ -133,6 +133,7 @@ struct cuda {
 
     char *pool;                /* everything on the device */
     uint64_t pool_size, weight_bytes;
+    uint64_t weight_layout;    /* a sum over the places of all weights */
     struct cuda_layer *layer;
     struct cuda_matrix embeddings, output;
     const void *norm;
@@ -182,15 +183,32 @@ struct step_shape {
 /* Checks a CUDA status: 0, or ERR_DEVICE with `what` in e. */
 int cuda_check(struct cuda *c, int status, const char *what, struct err *e);
 
-/* device_plan.c: lays out the pool. base NULL: sizes only. */
+/* cuda.c: takes m when the kernels can run it; needs no device. plan_free
+ * frees what it and a load have allocated. */
+int plan_model(struct cuda *c, struct model *m, struct err *e);
+void plan_free(struct cuda *c);
+
+/* device_plan.c: lays out the pool, or the weights alone, which lie first in
+ * it. base NULL: sizes only. */
 uint64_t plan_layout(struct cuda *c, char *base);
+void plan_weights(struct cuda *c, char *base);
 int plan_make(struct cuda *c, struct backend_plan *plan, struct err *e);
+/* Bytes that the plan may take, and those it leaves. integrated: the GPU
+ * shares the processor's memory, of which the kernel says how much is
+ * available (UINT64_MAX: it does not say). */
+uint64_t plan_available(bool integrated, uint64_t driver_free,
+                        uint64_t driver_total, uint64_t kernel);
+uint64_t plan_reserve(bool integrated, uint64_t asked);
 void meta_layout(struct meta *m, char *base, uint32_t cap, uint32_t rows);
 uint32_t plan_bucket(uint32_t n); /* tokens a decode graph of n runs */
 
-/* upload.c: fills the weights. */
+/* upload.c: fills the weights, on the device or where plan_weights laid them
+ * out in host memory that is zeroed. */
 int upload_weights(struct cuda *c, backend_progress_fn progress, void *arg,
                    struct err *e);
+int upload_to_host(struct cuda *c, backend_progress_fn progress, void *arg,
+                   struct err *e);
+uint64_t upload_host_bytes(void); /* buffers of upload_weights */
 enum layout layout_of(const struct weight *w);
 float product_scale(const struct weight *w);
 

@@ -6,15 +6,16 @@
 
 #include "cuda/cuda_state.h"
 
-#include <stdio.h>
-#include <string.h>
+#include "base/meminfo.h"
 
 #define CONTEXT_BYTES (600ull << 20)  /* kernels, cuBLAS, stacks */
 #define GRAPH_BYTES (2ull << 20)      /* an instantiated decode graph */
+#define UNIFIED_RESERVE (4ull << 30)  /* least kept free of shared memory */
 
 struct walk {
     char *base;
     uint64_t at;
+    uint64_t sum;  /* of all sizes, in order */
 };
 
 static void *
@@ -22,6 +23,7 @@ take(struct walk *w, uint64_t size)
 {
     void *p = w->base ? w->base + w->at : NULL;
     w->at += (size + 255) / 256 * 256;
+    w->sum = (w->sum + size) * 0x9E3779B97F4A7C15u;
     return p;
 }
 
@@ -153,9 +155,18 @@ take_weights(struct cuda *c, struct walk *w)
 }
 
 void
+plan_weights(struct cuda *c, char *base)
+{
+    struct walk w = {.base = base};
+    take_weights(c, &w);
+    c->weight_bytes = w.at;
+    c->weight_layout = w.sum;
+}
+
+void
 meta_layout(struct meta *m, char *base, uint32_t cap, uint32_t rows)
 {
-    struct walk w = {base, 0};
+    struct walk w = {.base = base};
     uint64_t n = cap * sizeof(int);
     m->token = take(&w, n);
     m->slot = take(&w, n);
@@ -245,14 +256,13 @@ add_row(struct backend_plan *plan, const char *what, uint64_t bytes)
 uint64_t
 plan_layout(struct cuda *c, char *base)
 {
-    struct walk w = {base, 0};
+    struct walk w = {.base = base};
     struct backend_plan *plan = &c->plan;
-    uint64_t from = 0;
     plan->n_row = 0;
     plan->total = 0;
-    take_weights(c, &w);
-    add_row(plan, "weights", w.at - from);
-    c->weight_bytes = from = w.at;
+    plan_weights(c, base);
+    add_row(plan, "weights", c->weight_bytes);
+    uint64_t from = w.at = c->weight_bytes;
     c->cache_layer = (uint64_t)c->n_blocks * KV_BLOCK * MLA_ROW * 2;
     c->cache = take(&w, c->cache_layer * (uint64_t)c->p.n_layers);
     add_row(plan, "KV cache", w.at - from);
@@ -289,27 +299,34 @@ graph_bytes(const struct cuda *c)
     return 2 * n * GRAPH_BYTES; /* for either step in flight */
 }
 
-/* Memory that can be had now. With memory shared with the processor the
- * driver counts page cache as used; the kernel knows better. */
+uint64_t
+plan_available(bool integrated, uint64_t driver_free, uint64_t driver_total,
+               uint64_t kernel)
+{
+    /* With memory shared with the processor the driver counts page cache as
+     * used; the kernel knows better. */
+    if (!integrated || kernel == UINT64_MAX)
+        return driver_free;
+    return kernel < driver_total ? kernel : driver_total;
+}
+
+uint64_t
+plan_reserve(bool integrated, uint64_t asked)
+{
+    /* The daemon's own memory, its streams and the system live there too, and
+     * a machine that swaps for them stands still. */
+    return integrated && asked < UNIFIED_RESERVE ? UNIFIED_RESERVE : asked;
+}
+
 static int
 free_memory(struct cuda *c, uint64_t *out, struct err *e)
 {
     size_t avail, total;
     int r = cuda_check(c, cudaMemGetInfo(&avail, &total), "memory query", e);
-    if (r != 0)
-        return r;
-    *out = avail;
-    if (!c->integrated)
-        return 0;
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[128];
-    unsigned long long kib;
-    while (f != NULL && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            *out = kib * 1024;
-    if (f != NULL)
-        fclose(f);
-    return 0;
+    if (r == 0)
+        *out = plan_available(c->integrated, avail, total,
+                              meminfo_available(""));
+    return r;
 }
 
 int
@@ -319,7 +336,9 @@ plan_make(struct cuda *c, struct backend_plan *plan, struct err *e)
     int r = free_memory(c, &avail, e);
     if (r != 0)
         return r;
-    uint64_t fixed = CONTEXT_BYTES + graph_bytes(c) + c->limits.reserve_bytes;
+    uint64_t reserve = plan_reserve(c->integrated, c->limits.reserve_bytes);
+    uint64_t buffers = c->integrated ? upload_host_bytes() : 0;
+    uint64_t fixed = CONTEXT_BYTES + graph_bytes(c) + buffers + reserve;
     if (c->pool != NULL)
         avail += c->pool_size;
     c->n_blocks = (uint32_t)(c->limits.kv_bytes / per);
@@ -335,7 +354,9 @@ plan_make(struct cuda *c, struct backend_plan *plan, struct err *e)
     c->pool_size = need;
     add_row(&c->plan, "decode graphs", graph_bytes(c));
     add_row(&c->plan, "CUDA context", CONTEXT_BYTES);
-    add_row(&c->plan, "kept free", c->limits.reserve_bytes);
+    if (buffers > 0)
+        add_row(&c->plan, "buffers while loading", buffers);
+    add_row(&c->plan, "kept free", reserve);
     c->plan.available = avail;
     c->plan.bytes_per_block = per;
     c->plan.n_blocks = c->n_blocks;

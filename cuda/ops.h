@@ -359,6 +359,9 @@ int cuda_count_ids(uint16_t *count, int vocab, int slot, const int *id,
 
 /* --- loading ------------------------------------------------------------------ */
 
+/* Whether this build has kernels for the device: the status of asking. */
+int cuda_has_kernels(void);
+
 /* Repacking of stored tensors (device staging to final place). */
 int cuda_pack_fp4(const void *codes, const void *blocks, int rows, int cols,
                   int row_step, int row_first, void *out, cudaStream_t s);

@@ -153,6 +153,13 @@ blocks_for(long n)
 }
 
 extern "C" int
+cuda_has_kernels(void)
+{
+    cudaFuncAttributes a;
+    return cudaFuncGetAttributes(&a, pack_rows);
+}
+
+extern "C" int
 cuda_pack_fp4(const void *codes, const void *blocks, int rows, int cols,
               int step, int first, void *out, cudaStream_t s)
 {

@@ -1,18 +1,24 @@
 /*
- * Weights from the checkpoint to their final places on the device.
+ * Weights from the checkpoint, or from a packed file, to their final places.
  *
  * DESIGN. The work is cut into jobs of at most STAGE bytes; a few threads take
  * them in file order. Each thread has two pinned buffers and a stream: while
- * one buffer is copied and repacked on the device, the next is read. Tensors
- * that keep their form go straight to their place, the others through staging
- * memory that lies where cache and workspace will be. Gate and up rows of an
- * expert share units, so one job writes both, in stream order.
+ * one buffer is copied and repacked on the device, the next is read, past the
+ * page cache (base/direct.h). So the host holds the buffers and no weights.
+ * Tensors that keep their form go straight to their place, the others through
+ * staging memory that lies where cache and workspace will be. Gate and up rows
+ * of an expert share units, so one job writes both, in stream order.
+ *
+ * The same jobs make a packed file (packed.c): then the places are in the
+ * mapped file, and pack_host.c repacks in the place of the device.
  */
 #include "config.h"
 
 #include "cuda/cuda_state.h"
+#include "cuda/packed.h"
 
 #include "base/clock.h"
+#include "base/direct.h"
 #include "base/log.h"
 
 #include <pthread.h>
@@ -22,6 +28,7 @@
 #include <unistd.h>
 
 #define STAGE (8u << 20)
+#define HALF (STAGE + 3 * DIRECT_SLACK)  /* two reads share one */
 #define MAX_THREADS 16
 
 enum job_kind { JOB_COPY, JOB_MATRIX, JOB_KV_B };
@@ -29,7 +36,7 @@ enum job_kind { JOB_COPY, JOB_MATRIX, JOB_KV_B };
 /* One or two row ranges that become part of one matrix on the device. */
 struct job {
     enum job_kind kind;
-    const struct tensor *tensor;     /* JOB_COPY */
+    const struct tensor *tensor;     /* JOB_COPY; NULL: the packed file */
     uint64_t from, size;
     const struct weight *w[2];       /* JOB_MATRIX: gate and up, or one */
     int row, rows;
@@ -39,10 +46,14 @@ struct job {
 
 struct loader {
     struct cuda *c;
+    bool host;                       /* places are in host memory */
+    struct direct *file;             /* of the model, or the packed one */
+    int n_file;
     struct job *job;
     size_t n, cap;
     atomic_size_t next;
     atomic_ullong done;
+    uint64_t total;                  /* bytes to read */
     atomic_int failed, running;
     char *staging;                   /* device */
     pthread_mutex_t lock;
@@ -55,9 +66,14 @@ struct half {
     cudaEvent_t free;
 };
 
+/* What was read for a job, in a half: rows, or bytes, and block scales. */
+struct input {
+    char *data, *block;
+    uint64_t n_data, n_block;
+};
+
 struct worker {
     struct loader *l;
-    int index;
     pthread_t thread;
     cudaStream_t stream;
     struct half half[2];
@@ -273,46 +289,66 @@ fail(struct loader *l, int code, const struct err *e)
     pthread_mutex_unlock(&l->lock);
 }
 
-/* Reads rows of w into the half: data, then block scales. */
+/* Bytes [from, from + n) of t, or of the packed file, into a buffer; *at is
+ * where they begin. */
 static int
-read_rows(struct loader *l, const struct weight *w, int row, int rows,
-          struct half *h, uint64_t *data, struct err *e)
+read_bytes(struct loader *l, const struct tensor *t, uint64_t from,
+           uint64_t n, char *buf, char **at, struct err *e)
 {
+    if (t == NULL)
+        return direct_read(&l->file[0], PACKED_HEADER + from, buf, n, at, e);
+    if (t->file >= 0)
+        return direct_read(&l->file[t->file], t->offset + from, buf, n, at,
+                           e);
+    *at = buf;
+    return model_read(l->c->model, t, from, buf, n, e);
+}
+
+static int
+read_input(struct loader *l, const struct job *j, int part, char *buf,
+           struct input *in, struct err *e)
+{
+    if (j->kind == JOB_COPY) {
+        in->n_data = j->size;
+        return read_bytes(l, j->tensor, j->from, j->size, buf, &in->data, e);
+    }
+    const struct weight *w = j->w[part];
     uint64_t per = row_bytes(w), cols = (uint64_t)w->cols;
+    uint64_t rows = (uint64_t)j->rows, row = (uint64_t)j->row;
     uint64_t first = w->format == WEIGHT_NVFP4 ? w->first / 2
                      : w->first * (per / cols);
-    *data = per * (uint64_t)rows;
-    int r = model_read(l->c->model, w->data, first + per * (uint64_t)row,
-                       h->host, *data, e);
+    in->n_data = per * rows;
+    int r = read_bytes(l, w->data, first + per * row, in->n_data, buf,
+                       &in->data, e);
     if (r != 0 || w->format != WEIGHT_NVFP4)
         return r;
     uint64_t block = cols / 16;
-    r = model_read(l->c->model, w->block,
-                   w->first / 16 + block * (uint64_t)row, h->host + *data,
-                   block * (uint64_t)rows, e);
-    *data += block * (uint64_t)rows;
-    return r;
+    in->n_block = block * rows;
+    buf += (in->n_data + DIRECT_SLACK) / DIRECT_ALIGN * DIRECT_ALIGN
+           + DIRECT_ALIGN;
+    return read_bytes(l, w->block, w->first / 16 + block * row, in->n_block,
+                      buf, &in->block, e);
 }
 
 static int
-pack(struct worker *w, const struct weight *m, int rows, int step, int first,
-     struct half *h, void *out)
+pack(struct worker *w, const struct job *j, int part, struct half *h,
+     uint64_t data)
 {
-    uint64_t data = row_bytes(m) * (uint64_t)rows;
+    const struct weight *m = j->w[part];
+    int step = j->w[1] ? 16 : 8, first = part * 8;
     if (m->format == WEIGHT_NVFP4)
-        return cuda_pack_fp4(h->device, h->device + data, rows, (int)m->cols,
-                             step, first, out, w->stream);
-    return cuda_pack_rows(h->device, rows, row_bytes(m), step, first, out,
-                          w->stream);
+        return cuda_pack_fp4(h->device, h->device + data, j->rows,
+                             (int)m->cols, step, first, j->out, w->stream);
+    return cuda_pack_rows(h->device, j->rows, row_bytes(m), step, first,
+                          j->out, w->stream);
 }
 
-/* The expanded wkv_b and its two halves; out of a staging half of its own. */
+/* The expanded wkv_b and its two halves. */
 static int
-split(struct worker *w, const struct job *j, struct half *h)
+split(struct worker *w, const struct job *j, struct half *h, uint64_t data)
 {
     const struct weight *m = j->w[0];
     struct cuda_layer *d = j->layer;
-    uint64_t data = row_bytes(m) * (uint64_t)j->rows;
     void *out = (void *)(uintptr_t)d->kv_b.data;
     int r = cuda_unpack_bf16(layout_of(m), h->device, h->device + data,
                              j->rows, MLA_RANK, out, w->stream);
@@ -324,32 +360,65 @@ split(struct worker *w, const struct job *j, struct half *h)
 }
 
 static int
+place_on_device(struct worker *w, const struct job *j, int part,
+                struct half *h, const struct input *in)
+{
+    char *to = j->kind == JOB_COPY ? j->out : h->device;
+    int r = (int)cudaMemcpyAsync(to, in->data, in->n_data,
+                                 cudaMemcpyHostToDevice, w->stream);
+    if (r == 0 && in->n_block > 0)
+        r = (int)cudaMemcpyAsync(to + in->n_data, in->block, in->n_block,
+                                 cudaMemcpyHostToDevice, w->stream);
+    if (r == 0 && j->kind == JOB_KV_B)
+        r = split(w, j, h, in->n_data);
+    if (r == 0 && j->kind == JOB_MATRIX)
+        r = pack(w, j, part, h, in->n_data);
+    return r == 0 ? (int)cudaEventRecord(h->free, w->stream) : r;
+}
+
+/* The same in host memory. */
+static void
+place_on_host(struct loader *l, const struct job *j, int part,
+              const struct input *in)
+{
+    const struct weight *m = j->w[part];
+    if (j->kind == JOB_COPY) {
+        memcpy(j->out, in->data, in->n_data);
+    } else if (j->kind == JOB_KV_B) {
+        struct cuda_layer *d = j->layer;
+        void *out = (void *)(uintptr_t)d->kv_b.data;
+        host_unpack_bf16(layout_of(m), in->data, in->block, j->rows,
+                         MLA_RANK, out);
+        host_split_kv_b(out, l->c->p.n_heads, (void *)(uintptr_t)d->uk.data,
+                        d->uk_t, d->uv);
+    } else if (m->format == WEIGHT_NVFP4) {
+        host_pack_fp4(in->data, in->block, j->rows, (int)m->cols,
+                      j->w[1] ? 16 : 8, part * 8, j->out);
+    } else {
+        host_pack_rows(in->data, j->rows, row_bytes(m), j->w[1] ? 16 : 8,
+                       part * 8, j->out);
+    }
+}
+
+static int
 run_part(struct worker *w, const struct job *j, int part, struct err *e)
 {
     struct half *h = &w->half[w->turn];
-    struct cuda *c = w->l->c;
-    uint64_t size = j->size;
-    int r = 0;
-    w->turn ^= 1;
-    cudaEventSynchronize(h->free);
-    if (j->kind == JOB_COPY)
-        r = model_read(c->model, j->tensor, j->from, h->host, size, e);
-    else
-        r = read_rows(w->l, j->w[part], j->row, j->rows, h, &size, e);
+    struct input in = {0};
+    int st = 0;
+    if (!w->l->host) {
+        w->turn ^= 1;
+        st = (int)cudaEventSynchronize(h->free);
+    }
+    int r = read_input(w->l, j, part, h->host, &in, e);
     if (r != 0)
         return r;
-    void *to = j->kind == JOB_COPY ? j->out : h->device;
-    int st = (int)cudaMemcpyAsync(to, h->host, size, cudaMemcpyHostToDevice,
-                                  w->stream);
-    if (st == 0 && j->kind == JOB_KV_B)
-        st = split(w, j, h);
-    if (st == 0 && j->kind == JOB_MATRIX)
-        st = pack(w, j->w[part], j->rows, j->w[1] ? 16 : 8, part * 8, h,
-                  j->out);
-    if (st == 0)
-        st = (int)cudaEventRecord(h->free, w->stream);
-    atomic_fetch_add(&w->l->done, size);
-    return cuda_check(c, st, "loading weights", e);
+    if (w->l->host)
+        place_on_host(w->l, j, part, &in);
+    else if (st == 0)
+        st = place_on_device(w, j, part, h, &in);
+    atomic_fetch_add(&w->l->done, in.n_data + in.n_block);
+    return cuda_check(w->l->c, st, "loading weights", e);
 }
 
 static void *
@@ -358,7 +427,8 @@ work(void *arg)
     struct worker *w = arg;
     struct loader *l = w->l;
     struct err e = {0};
-    int r = cuda_check(l->c, (int)cudaSetDevice(l->c->device), "device", &e);
+    int r = l->host ? 0 : cuda_check(l->c, (int)cudaSetDevice(l->c->device),
+                                     "device", &e);
     while (r == 0 && !atomic_load(&l->failed)) {
         size_t i = atomic_fetch_add(&l->next, 1);
         if (i >= l->n)
@@ -368,7 +438,7 @@ work(void *arg)
         if (r == 0 && j->kind == JOB_MATRIX && j->w[1] != NULL)
             r = run_part(w, j, 1, &e);
     }
-    if (r == 0)
+    if (r == 0 && !l->host)
         r = cuda_check(l->c, (int)cudaStreamSynchronize(w->stream),
                        "loading weights", &e);
     if (r != 0)
@@ -377,24 +447,34 @@ work(void *arg)
     return NULL;
 }
 
+/* Pinned memory, or plain memory for a packed file. */
+static int
+half_open(struct half *h, struct loader *l, int index, struct err *e)
+{
+    if (l->host) {
+        h->host = aligned_alloc(DIRECT_ALIGN, HALF);
+        return h->host ? 0 : err_set(e, ERR_NOMEM, "no memory to read to");
+    }
+    h->device = l->staging + (uint64_t)index * STAGE;
+    int r = cuda_check(l->c, (int)cudaHostAlloc((void **)&h->host, HALF,
+                                                cudaHostAllocPortable),
+                       "pinned memory", e);
+    return r ? r : cuda_check(l->c, (int)cudaEventCreateWithFlags(
+                                  &h->free, cudaEventDisableTiming),
+                              "event", e);
+}
+
 static int
 worker_open(struct worker *w, struct loader *l, int index, struct err *e)
 {
-    struct cuda *c = l->c;
     w->l = l;
-    w->index = index;
-    int r = cuda_check(c, (int)cudaStreamCreateWithFlags(
-                           &w->stream, cudaStreamNonBlocking), "stream", e);
-    for (int i = 0; r == 0 && i < 2; i++) {
-        struct half *h = &w->half[i];
-        h->device = l->staging + (uint64_t)(index * 2 + i) * STAGE;
-        r = cuda_check(c, (int)cudaHostAlloc((void **)&h->host, STAGE,
-                                             cudaHostAllocPortable),
-                       "pinned memory", e);
-        if (r == 0)
-            r = cuda_check(c, (int)cudaEventCreateWithFlags(
-                               &h->free, cudaEventDisableTiming), "event", e);
-    }
+    int r = 0;
+    if (!l->host)
+        r = cuda_check(l->c, (int)cudaStreamCreateWithFlags(
+                                 &w->stream, cudaStreamNonBlocking),
+                       "stream", e);
+    for (int i = 0; r == 0 && i < (l->host ? 1 : 2); i++)
+        r = half_open(&w->half[i], l, index * 2 + i, e);
     return r;
 }
 
@@ -402,23 +482,40 @@ static void
 worker_close(struct worker *w)
 {
     for (int i = 0; i < 2; i++) {
-        if (w->half[i].host)
-            cudaFreeHost(w->half[i].host);
-        if (w->half[i].free)
-            cudaEventDestroy(w->half[i].free);
+        struct half *h = &w->half[i];
+        if (h->host && w->l->host)
+            free(h->host);
+        else if (h->host)
+            cudaFreeHost(h->host);
+        if (h->free)
+            cudaEventDestroy(h->free);
     }
     if (w->stream)
         cudaStreamDestroy(w->stream);
 }
 
 static int
-thread_count(struct cuda *c)
+most_threads(void)
 {
-    uint64_t room = (c->pool_size - c->weight_bytes) / (2 * STAGE);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    uint64_t n = cores < 1 ? 1 : (uint64_t)cores;
-    n = n < MAX_THREADS ? n : MAX_THREADS;
+    return cores < 1 ? 1 : cores < MAX_THREADS ? (int)cores : MAX_THREADS;
+}
+
+static int
+thread_count(const struct loader *l)
+{
+    const struct cuda *c = l->c;
+    if (l->host)
+        return most_threads();
+    uint64_t room = (c->pool_size - c->weight_bytes) / (2 * STAGE);
+    uint64_t n = (uint64_t)most_threads();
     return (int)(n < room ? n : room);
+}
+
+uint64_t
+upload_host_bytes(void)
+{
+    return (uint64_t)most_threads() * 2 * HALF;
 }
 
 /* Runs the threads to the end, reporting now and then. */
@@ -426,7 +523,6 @@ static int
 run_workers(struct loader *l, struct worker *w, int n,
             backend_progress_fn progress, void *arg, struct err *e)
 {
-    uint64_t total = model_bytes(l->c->model);
     int started = 0, r = 0;
     atomic_store(&l->running, n);
     for (; started < n; started++)
@@ -438,7 +534,7 @@ run_workers(struct loader *l, struct worker *w, int n,
     while (r == 0 && atomic_load(&l->running) > 0) {
         usleep(20000);
         if (progress)
-            progress(arg, atomic_load(&l->done), total);
+            progress(arg, atomic_load(&l->done), l->total);
     }
     for (int i = 0; i < started; i++)
         pthread_join(w[i].thread, NULL);
@@ -450,25 +546,144 @@ run_workers(struct loader *l, struct worker *w, int n,
 }
 
 static int
-put_scales(struct cuda *c, struct err *e)
+put(struct loader *l, void *to, const void *from, size_t size, struct err *e)
 {
+    if (!l->host)
+        return cuda_check(l->c, (int)cudaMemcpy(to, from, size,
+                                                cudaMemcpyHostToDevice),
+                          "scales", e);
+    memcpy(to, from, size);
+    return 0;
+}
+
+static int
+put_scales(struct loader *l, struct err *e)
+{
+    struct cuda *c = l->c;
     size_t n = (size_t)c->n_experts;
     float freq[MLA_ROPE / 2];
     int r = 0;
     for (int i = 0; r == 0 && i < c->p.n_layers; i++) {
         struct cuda_layer *d = &c->layer[i];
-        r = cuda_check(c, (int)cudaMemcpy(d->scale13, d->host13, n * 8,
-                                          cudaMemcpyHostToDevice),
-                       "scales", e);
+        r = put(l, d->scale13, d->host13, n * 8, e);
         if (r == 0)
-            r = cuda_check(c, (int)cudaMemcpy(d->scale2, d->host2, n * 4,
-                                              cudaMemcpyHostToDevice),
-                           "scales", e);
+            r = put(l, d->scale2, d->host2, n * 4, e);
     }
     model_rope_freqs(&c->p, freq);
+    return r ? r : put(l, c->freq, freq, sizeof freq, e);
+}
+
+static int
+alloc_scales(struct cuda *c, struct err *e)
+{
+    size_t n = (size_t)c->n_experts;
+    for (int i = 0; i < c->p.n_layers; i++) {
+        c->layer[i].host13 = calloc(n * 2, sizeof(float));
+        c->layer[i].host2 = calloc(n, sizeof(float));
+        if (c->layer[i].host13 == NULL || c->layer[i].host2 == NULL)
+            return err_set(e, ERR_NOMEM, "no memory for the scales");
+    }
+    return 0;
+}
+
+static const struct tensor *
+job_tensor(const struct job *j)
+{
+    return j->kind == JOB_COPY ? j->tensor : j->w[0]->data;
+}
+
+static int
+by_place(const void *a, const void *b)
+{
+    const struct job *x = a, *y = b;
+    const struct tensor *s = job_tensor(x), *t = job_tensor(y);
+    if (s->file != t->file)
+        return s->file < t->file ? -1 : 1;
+    uint64_t at = s->offset + (x->kind == JOB_COPY ? x->from
+                               : x->w[0]->first + (uint64_t)x->row);
+    uint64_t bt = t->offset + (y->kind == JOB_COPY ? y->from
+                               : y->w[0]->first + (uint64_t)y->row);
+    return at < bt ? -1 : at > bt;
+}
+
+static uint64_t
+job_bytes(const struct job *j)
+{
+    if (j->kind == JOB_COPY)
+        return j->size;
+    uint64_t per = row_bytes(j->w[0]);
+    if (j->w[0]->format == WEIGHT_NVFP4)
+        per += (uint64_t)j->w[0]->cols / 16;
+    return per * (uint64_t)j->rows * (j->w[1] ? 2 : 1);
+}
+
+/* Jobs that read the tensors of the model, in the order of its files. */
+static int
+plan_tensors(struct loader *l, struct err *e)
+{
+    const struct model *m = l->c->model;
+    int r = alloc_scales(l->c, e);
+    if (r == 0 && add_all(l) != 0)
+        r = err_set(e, ERR_NOMEM, "no memory for the list of tensors");
+    if (r != 0)
+        return r;
+    if (!model_is_dummy(m))
+        qsort(l->job, l->n, sizeof *l->job, by_place);
+    l->file = calloc((size_t)model_n_files(m) + 1, sizeof *l->file);
+    if (l->file == NULL)
+        return err_set(e, ERR_NOMEM, "no memory for the list of files");
+    while (r == 0 && l->n_file < model_n_files(m)) {
+        r = direct_open(&l->file[l->n_file], model_file_path(m, l->n_file),
+                        e);
+        l->n_file++;
+    }
+    return r;
+}
+
+/* Jobs that read a packed file from end to end. */
+static int
+plan_packed(struct loader *l, const char *path, struct err *e)
+{
+    l->file = calloc(1, sizeof *l->file);
+    if (l->file == NULL
+        || add_copy(l, NULL, 0, l->c->weight_bytes, l->c->pool) != 0)
+        return err_set(e, ERR_NOMEM, "no memory for the list of pieces");
+    l->n_file = 1;
+    return direct_open(l->file, path, e);
+}
+
+static int
+run(struct loader *l, const char *packed, backend_progress_fn progress,
+    void *arg, struct err *e)
+{
+    struct worker w[MAX_THREADS];
+    int n = thread_count(l);
+    uint64_t begin = clock_ns();
+
+    memset(w, 0, sizeof w);
+    pthread_mutex_init(&l->lock, NULL);
+    int r = packed ? plan_packed(l, packed, e) : plan_tensors(l, e);
+    for (size_t i = 0; i < l->n; i++)
+        l->total += job_bytes(&l->job[i]);
+    for (int i = 0; r == 0 && i < n; i++)
+        r = worker_open(&w[i], l, i, e);
     if (r == 0)
-        r = cuda_check(c, (int)cudaMemcpy(c->freq, freq, sizeof freq,
-                                          cudaMemcpyHostToDevice), "rope", e);
+        r = run_workers(l, w, n, progress, arg, e);
+    if (r == 0 && packed == NULL)
+        r = put_scales(l, e);
+    for (int i = 0; i < n; i++)
+        worker_close(&w[i]);
+    for (int i = 0; i < l->n_file; i++)
+        direct_close(&l->file[i]);
+    free(l->file);
+    free(l->job);
+    pthread_mutex_destroy(&l->lock);
+    if (r == 0) {
+        double s = (double)(clock_ns() - begin) * 1e-9;
+        double gb = (double)atomic_load(&l->done) * 1e-9;
+        log_info("cuda: %s %.2f GB in %.2f s (%.1f GB/s, %d threads)",
+                 l->host ? "packed" : "loaded", gb, s, gb / s, n);
+    }
     return r;
 }
 
@@ -477,44 +692,18 @@ upload_weights(struct cuda *c, backend_progress_fn progress, void *arg,
                struct err *e)
 {
     struct loader l = {.c = c, .staging = c->cache};
-    struct worker w[MAX_THREADS];
-    size_t n_e = (size_t)c->n_experts;
-    int n = thread_count(c), r = 0;
-    uint64_t begin = clock_ns();
-
-    memset(w, 0, sizeof w);
-    pthread_mutex_init(&l.lock, NULL);
-    for (int i = 0; r == 0 && i < c->p.n_layers; i++) {
-        c->layer[i].host13 = calloc(n_e * 2, sizeof(float));
-        c->layer[i].host2 = calloc(n_e, sizeof(float));
-        if (c->layer[i].host13 == NULL || c->layer[i].host2 == NULL)
-            r = err_set(e, ERR_NOMEM, "no memory for the scales");
-        /* Rows that pad the router to whole tiles. */
-        if (r == 0)
-            r = cuda_check(c, (int)cudaMemset(
-                               (void *)(uintptr_t)c->layer[i].gate.data, 0,
-                               (size_t)c->gate_rows * (size_t)c->p.dim * 2),
-                           "clearing", e);
-    }
+    /* What no tensor fills, as the rows that pad the router to whole tiles. */
+    int r = cuda_check(c, (int)cudaMemset(c->pool, 0, c->weight_bytes),
+                       "clearing", e);
     if (r == 0)
         r = cuda_check(c, (int)cudaDeviceSynchronize(), "clearing", e);
-    if (r == 0 && add_all(&l) != 0)
-        r = err_set(e, ERR_NOMEM, "no memory for the list of tensors");
-    for (int i = 0; r == 0 && i < n; i++)
-        r = worker_open(&w[i], &l, i, e);
-    if (r == 0)
-        r = run_workers(&l, w, n, progress, arg, e);
-    if (r == 0)
-        r = put_scales(c, e);
-    for (int i = 0; i < n; i++)
-        worker_close(&w[i]);
-    free(l.job);
-    pthread_mutex_destroy(&l.lock);
-    if (r == 0) {
-        double s = (double)(clock_ns() - begin) * 1e-9;
-        double gb = (double)atomic_load(&l.done) * 1e-9;
-        log_info("cuda: loaded %.2f GB in %.2f s (%.1f GB/s, %d threads)",
-                 gb, s, gb / s, n);
-    }
-    return r;
+    return r ? r : run(&l, c->limits.packed, progress, arg, e);
+}
+
+int
+upload_to_host(struct cuda *c, backend_progress_fn progress, void *arg,
+               struct err *e)
+{
+    struct loader l = {.c = c, .host = true};
+    return run(&l, NULL, progress, arg, e);
 }

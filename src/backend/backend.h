@@ -153,6 +153,8 @@ struct backend_limits {
                                borrowed until close */
     uint32_t n_drafts;      /* guesses a step, < BACKEND_OUT_MAX; the engine's
                                max_out is one more */
+    const char *packed;     /* file of packed weights to load from, NULL = the
+                               checkpoint's own files */
     uint32_t n_vocab, n_special; /* of the tokenizer, control ids first: what
                                a back end without a model draws from */
 };
@@ -220,6 +222,11 @@ struct backend_ops {
      * steps; a step that uses them, or another encode_image, waits for the
      * rest. */
     bool (*image_pending)(struct backend *b, const uint64_t *handle);
+
+    /* Optional: writes the weights of m as `load` wants them into a file for
+     * limits.packed. Needs no device. */
+    int (*pack)(struct model *m, const char *path,
+                backend_progress_fn progress, void *arg, struct err *e);
 
     /* Optional: text for the log and siroccoctl (device, kernels). */
     void (*describe)(struct backend *b, char *out, size_t size);

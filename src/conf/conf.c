@@ -305,6 +305,8 @@ conf_check(const struct conf *c, FILE *errors)
         bad += complain(errors, "model: not a directory: ", c->model);
     if (c->draft && stat(c->draft, &st) != 0)
         bad += complain(errors, "draft: no such directory: ", c->draft);
+    if (c->packed && stat(c->packed, &st) != 0)
+        bad += complain(errors, "packed: no such file: ", c->packed);
     if (c->tokenizer && stat(c->tokenizer, &st) != 0)
         bad += complain(errors, "tokenizer: no such file: ", c->tokenizer);
     if (c->filters && stat(c->filters, &st) != 0)

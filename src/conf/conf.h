@@ -22,6 +22,7 @@ struct conf {
     char *tokenizer;         /* tekken.json; NULL = in the model directory */
     char *backend;           /* "cpu", "cuda", "null:rate=20" */
     bool dummy;              /* random weights */
+    char *packed;            /* file of packed weights; NULL = none */
     char *draft;             /* directory of an EAGLE head; NULL = none */
     uint64_t n_drafts;       /* tokens it guesses a step */
     /* memory and scheduling */

@@ -27,6 +27,9 @@ const struct conf_key conf_tab[] = {
            "what runs the model: cpu, cuda, or null for tests"),
     FLAG("dummy", dummy, "off", false,
          "random weights from the parameters alone, to measure speed"),
+    STRING("packed", packed, NULL, NULL, false,
+           "file that siroccoctl pack made of the model, to load from (cuda; "
+           "default: the model's own files)"),
     STRING("draft", draft, NULL, NULL, false,
            "directory of an EAGLE draft head for this model (default: no "
            "speculation)"),
@@ -43,7 +46,8 @@ const struct conf_key conf_tab[] = {
           "bytes of KV cache; 0 = cuda: all that is left, cpu: a quarter of "
           "the free memory, at most what max_running needs"),
     VALUE("reserve", CONF_SIZE, reserve_bytes, "1G", 0, TIB, false,
-          "memory of the device kept free for others"),
+          "memory of the device kept free for others; at least 4G where the "
+          "GPU shares the machine's memory"),
     VALUE("max_context", CONF_COUNT, max_context, "0", 0, 1 << 24, false,
           "longest prompt plus answer in tokens; 0 = what the model allows, "
           "at most 262144"),

@@ -63,6 +63,7 @@ int tokenize_command(int argc, char **argv);
 int detokenize_command(int argc, char **argv);
 int filter_command(int argc, char **argv);
 int check_command(int argc, char **argv);
+int pack_command(int argc, char **argv);
 int bench_command(int argc, char **argv);
 
 #endif

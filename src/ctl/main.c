@@ -15,14 +15,17 @@ static const struct command commands[] = {
      "arrays of token ids in, JSON strings out", detokenize_command},
     {"filter", "--tokenizer FILE [--patterns FILE]",
      "ids of a model's output in, the API's message out", filter_command},
-    {"score", "--model DIR [--backend NAME] [--step N] [--max-context N] "
-     "[--threads N] [--dummy]",
+    {"score", "--model DIR [--backend NAME] [--step N] [--max-context N]\n"
+     "           [--threads N] [--packed FILE] [--dummy]",
      "arrays of token ids in, log-probabilities out", score_command},
-    {"generate", "--model DIR [--backend NAME] [--step N] [--max-context N] "
-     "[--threads N] [--dummy]",
+    {"generate", "--model DIR [--backend NAME] [--step N] [--max-context N]\n"
+     "           [--threads N] [--packed FILE] [--dummy]",
      "prompts of token ids in, generated ids out", generate_command},
     {"check", "[--config FILE] [--model DIR] [--backend NAME]",
      "the machine, the model and the memory plan", check_command},
+    {"pack", "--model DIR --out FILE [--dummy]",
+     "the weights in the form that the GPU holds, for quick restarts",
+     pack_command},
     {"bench",
      "serve [--url URL] [--key KEY[,KEY...]] [--model NAME] [--streams N]\n"
      "           [--requests N] [--tokens N] [--prompt-words N] [--rate R]\n"

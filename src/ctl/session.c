@@ -25,7 +25,7 @@ plan(const struct session_options *o, struct session *s, struct err *e)
         .max_seqs = o->max_seqs, .max_step = o->max_step,
         .max_context = o->max_context, .kv_bytes = o->kv_bytes,
         .threads = o->threads, .n_devices = 1, .n_vocab = o->n_vocab,
-        .draft = s->draft, .n_drafts = o->n_drafts,
+        .draft = s->draft, .n_drafts = o->n_drafts, .packed = o->packed,
     };
     const struct backend_ops *ops = s->backend->ops;
 
@@ -58,6 +58,7 @@ session_arguments(int argc, char **argv, struct session_options *o)
         {"model", &o->model, NULL}, {"backend", &o->backend, NULL},
         {"max-context", &context, NULL}, {"step", &step, NULL},
         {"threads", &threads, NULL}, {"dummy", NULL, &o->dummy},
+        {"packed", &o->packed, NULL},
         {"draft", &o->draft, NULL}, {"drafts", &drafts, NULL}, {NULL}
     };
     int rc = command_options(argc, argv, rows);
@@ -93,6 +94,9 @@ session_open(const struct session_options *o, struct session *s,
     memset(s, 0, sizeof *s);
     if (ops == NULL)
         return err_set(e, ERR_NOENT, "this build has no back end '%s'", name);
+    if (o->packed && ops->pack == NULL)
+        return err_set(e, ERR_UNSUPPORTED, "the back end '%s' does not load "
+                       "packed weights", ops->name);
     if (o->model == NULL && ops->needs_model)
         return err_set(e, ERR_NOENT, "--model DIR is needed");
     int rc = 0;

@@ -9,6 +9,7 @@ struct session_options {
     const char *model;      /* directory */
     const char *backend;    /* NULL = cpu */
     bool dummy;
+    const char *packed;     /* file of siroccoctl pack, NULL = none */
     const char *draft;      /* directory of a draft head, NULL = none */
     uint32_t n_drafts;      /* 0 without one */
     uint32_t max_seqs, max_step, max_context;

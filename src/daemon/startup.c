@@ -90,6 +90,7 @@ set_limits(struct service *s)
         .reserve_bytes = c->reserve_bytes,
         .threads = c->threads,
         .device = c->device,
+        .packed = c->packed,
         .draft = s->draft,
         .n_drafts = s->draft ? (uint32_t)c->n_drafts : 0,
         .n_devices = c->n_devices,
@@ -109,6 +110,9 @@ open_backend(struct service *s, struct err *e)
         return err_set(e, ERR_NOENT,
                        "this build has no back end '%s'; siroccod -v lists "
                        "those it has", s->conf->backend);
+    if (s->conf->packed && ops->pack == NULL)
+        return err_set(e, ERR_UNSUPPORTED, "packed: the back end '%s' does "
+                       "not load packed weights", ops->name);
     if (ops->needs_model && s->conf->model == NULL)
         return err_set(e, ERR_NOENT, "model: not set; name the checkpoint "
                        "directory");
