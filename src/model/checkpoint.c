@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -402,9 +403,32 @@ checkpoint_read(struct checkpoint *c, struct arena *a, struct err *e)
             r = safetensors_read(f->fd, f->size, f->path, a, &part[i], e);
         if (r != 0)
             return r;
+        f->gap = part[i].gap;
+        f->gap_before = f->gap ? part[i].gap_before->name : NULL;
     }
     int r = index_tensors(c, part, a, e);
     return r == 0 ? check_index(c, a, e) : r;
+}
+
+int
+checkpoint_gaps(const struct checkpoint *c, int r, struct err *e)
+{
+    for (int i = 0; i < c->n_file; i++) {
+        const struct model_file *f = &c->file[i];
+        if (f->gap == 0)
+            continue;
+        if (r == 0)
+            return err_set(e, ERR_FORMAT, "%s: %" PRIu64 " bytes before "
+                           "tensor %.200s belong to no tensor", f->path,
+                           f->gap, f->gap_before);
+        size_t n = e ? strlen(e->text) : 0;
+        if (e)
+            snprintf(e->text + n, sizeof e->text - n, "; in %s, %" PRIu64
+                     " bytes before tensor %.200s belong to none", f->path,
+                     f->gap, f->gap_before);
+        break;
+    }
+    return r;
 }
 
 void

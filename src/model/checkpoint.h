@@ -31,6 +31,8 @@ struct model_file {
     int fd;
     uint64_t size;
     void *map;      /* NULL until asked for */
+    uint64_t gap;   /* bytes that belong to no tensor */
+    const char *gap_before; /* the tensor behind them */
 };
 
 enum layout { LAYOUT_NATIVE, LAYOUT_HF };
@@ -57,6 +59,10 @@ int checkpoint_find(const char *dir, bool params_only, struct arena *a,
  * checkpoint_close may be called after a failure. */
 int checkpoint_read(struct checkpoint *c, struct arena *a, struct err *e);
 void checkpoint_close(struct checkpoint *c);
+
+/* Adds to the outcome r of binding the tensors what bytes of the files belong
+ * to none: ERR_FORMAT if that is all that is wrong. */
+int checkpoint_gaps(const struct checkpoint *c, int r, struct err *e);
 
 /* NULL when there is no such tensor. */
 struct tensor_slot *checkpoint_tensor(const struct checkpoint *c,

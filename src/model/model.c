@@ -72,7 +72,7 @@ open_model(struct model *m, const struct model_options *o, struct err *e)
         .draft = o->draft, .seed = o->seed, .text = &m->text, .e = e,
         .vision = m->p.params.has_vision ? &m->vision : NULL,
     };
-    r = bind_all(&b);
+    r = checkpoint_gaps(&m->c, bind_all(&b), e);
     m->bytes = b.bytes;
     return r;
 }

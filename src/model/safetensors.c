@@ -13,9 +13,9 @@
 /*
  * A safetensors file is a 64-bit header length, a JSON object of that length
  * and the data. Entries: name -> {dtype, shape, data_offsets}; offsets count
- * from the end of the header. The data must be covered without gap or overlap,
- * so the sum of the parts is checked against the size of the file: a file cut
- * short is found here, before anything maps it.
+ * from the end of the header. The data must be covered without overlap, so the
+ * sum of the parts is checked against the size of the file: a file cut short is
+ * found here, before anything maps it.
  */
 
 #define HEADER_MAX (100u << 20) /* the public implementation's limit */
@@ -110,8 +110,8 @@ by_offset(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-/* Checks that the tensors cover the data, and makes offsets count from the
- * start of the file. */
+/* Checks that the tensors cover the data but for a gap, and makes offsets count
+ * from the start of the file. */
 static int
 place(struct safetensors *s, uint64_t data_size, uint64_t data_start,
       const char *path, struct err *e)
@@ -121,6 +121,12 @@ place(struct safetensors *s, uint64_t data_size, uint64_t data_start,
         qsort(s->tensor, s->n, sizeof *s->tensor, by_offset);
     for (size_t i = 0; i < s->n; i++) {
         struct tensor *t = &s->tensor[i];
+        if (t->offset > at && s->gap == 0) {
+            s->gap = t->offset - at;
+            s->gap_before = t;
+        }
+        if (t->offset > at)
+            at = t->offset;
         if (t->offset != at)
             return err_set(e, ERR_FORMAT,
                            "%s: tensor %.200s starts at byte %" PRIu64

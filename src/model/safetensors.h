@@ -12,11 +12,15 @@
 struct safetensors {
     struct tensor *tensor;  /* [n], name in the arena; file and seed are 0 */
     size_t n;
+    uint64_t gap;           /* bytes before a tensor that no tensor has: one is
+                               missing from the header; 0 = none */
+    const struct tensor *gap_before; /* the first such */
 };
 
 /* Reads the header of a file of file_size bytes from fd (pread) and checks it
- * against the size: offsets without gap or overlap, sizes that match dtype and
- * shape, no byte missing or left over. The array and names live in a. Returns
+ * against the size: offsets without overlap, sizes that match dtype and shape,
+ * no byte missing or left over at the end; a gap is reported in out, since only
+ * who knows the model can say which tensor it was. The array and names live in a. Returns
  * 0, ERR_IO, ERR_FORMAT or ERR_NOMEM; errors start with path and name the
  * tensor where there is one. */
 int safetensors_read(int fd, uint64_t file_size, const char *path,

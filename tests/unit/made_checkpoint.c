@@ -112,14 +112,16 @@ write_file(struct made *m, int file, const char *path)
         struct made_tensor *t = &m->tensor[i];
         if (t->file != file || t->dropped)
             continue;
+        t->at = at;
+        at += bytes_of(t);
+        if (t->nameless)
+            continue;
         buf_printf(&b, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t->name,
                    dtype_name(t->dtype));
         for (int k = 0; k < t->n_dim; k++)
             buf_printf(&b, "%s%" PRId64, k ? "," : "", t->shape[k]);
-        buf_printf(&b, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", at,
-                   at + bytes_of(t));
-        t->at = at;
-        at += bytes_of(t);
+        buf_printf(&b, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
+                   t->at, at);
     }
     buf_puts(&b, "}");
     while (b.len % 8 != 0)

@@ -18,6 +18,7 @@ struct made_tensor {
     uint8_t fill;       /* else: every byte */
     const void *data;   /* else: all bytes, when not NULL */
     bool dropped;
+    bool nameless;      /* its bytes are there, its entry is not */
 };
 
 struct made {
