@@ -16,7 +16,7 @@ static const struct command commands[] = {
     {"filter", "--tokenizer FILE [--patterns FILE]",
      "ids of a model's output in, the API's message out", filter_command},
     {"score", "--model DIR [--backend NAME] [--step N] [--max-context N]\n"
-     "           [--threads N] [--packed FILE] [--dummy]",
+     "           [--threads N] [--layers N] [--packed FILE] [--dummy]",
      "arrays of token ids in, log-probabilities out", score_command},
     {"generate", "--model DIR [--backend NAME] [--step N] [--max-context N]\n"
      "           [--threads N] [--packed FILE] [--dummy]",

@@ -48,7 +48,8 @@ int
 session_arguments(int argc, char **argv, struct session_options *o)
 {
     const char *context = NULL, *threads = NULL, *step = NULL;
-    const char *drafts = NULL;
+    const char *drafts = NULL, *layers = NULL;
+    long long n_layers = 0;
     long long n_drafts = DRAFTS_DEFAULT;
     long long n_context = CONTEXT_DEFAULT, n_step = STEP_DEFAULT;
     long long n_threads = 0;
@@ -58,7 +59,7 @@ session_arguments(int argc, char **argv, struct session_options *o)
         {"model", &o->model, NULL}, {"backend", &o->backend, NULL},
         {"max-context", &context, NULL}, {"step", &step, NULL},
         {"threads", &threads, NULL}, {"dummy", NULL, &o->dummy},
-        {"packed", &o->packed, NULL},
+        {"packed", &o->packed, NULL}, {"layers", &layers, NULL},
         {"draft", &o->draft, NULL}, {"drafts", &drafts, NULL}, {NULL}
     };
     int rc = command_options(argc, argv, rows);
@@ -71,6 +72,8 @@ session_arguments(int argc, char **argv, struct session_options *o)
     if (rc == EXIT_OK)
         rc = command_number("drafts", drafts, 1, BACKEND_OUT_MAX - 1,
                             &n_drafts);
+    if (rc == EXIT_OK)
+        rc = command_number("layers", layers, 1, 1000, &n_layers);
     if (rc == EXIT_OK && o->model == NULL) {
         command_fail(argv[0], "--model DIR is needed");
         rc = EXIT_USAGE;
@@ -78,6 +81,7 @@ session_arguments(int argc, char **argv, struct session_options *o)
     o->max_context = (uint32_t)n_context;
     o->max_step = (uint32_t)n_step;
     o->threads = (int)n_threads;
+    o->n_layers = (int)n_layers;
     o->n_drafts = o->draft ? (uint32_t)n_drafts : 0;
     return rc;
 }
@@ -88,7 +92,8 @@ session_open(const struct session_options *o, struct session *s,
 {
     const char *name = o->backend ? o->backend : "cpu", *spec;
     const struct backend_ops *ops = backend_find(backend_table, name, &spec);
-    struct model_options mo = {.dummy = o->dummy, .seed = 1};
+    struct model_options mo = {.dummy = o->dummy, .seed = 1,
+                               .n_layers = o->n_layers};
     struct model_options head = {.draft = true};
 
     memset(s, 0, sizeof *s);

@@ -12,6 +12,7 @@ struct session_options {
     const char *packed;     /* file of siroccoctl pack, NULL = none */
     const char *draft;      /* directory of a draft head, NULL = none */
     uint32_t n_drafts;      /* 0 without one */
+    int n_layers;           /* only the first so many, 0 = all */
     uint32_t max_seqs, max_step, max_context;
     uint64_t kv_bytes;      /* 0 = what max_seqs sequences of max_context need */
     int threads;

@@ -22,6 +22,7 @@ struct binder {
     struct arena *a;
     const struct params_file *p;
     bool dummy, draft;
+    bool partial;           /* layers of the file are left out */
     uint64_t seed;          /* dummy */
     uint64_t bytes;         /* of all tensors bound */
     struct text_weights *text;

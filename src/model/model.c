@@ -61,6 +61,10 @@ open_model(struct model *m, const struct model_options *o, struct err *e)
     r = m->c.layout == LAYOUT_HF
         ? params_read_hf(m->c.params_path, &m->p, e)
         : params_read_native(m->c.params_path, o->draft, &m->p, e);
+    struct model_text_params *t = &m->p.params.text;
+    bool partial = o->n_layers > 0 && o->n_layers < t->n_layers;
+    if (partial)
+        t->n_layers = o->n_layers;
     if (r == 0 && (r = alloc_layers(m)) != 0)
         err_set(e, r, "%s: no memory for the layers", m->dir);
     if (r == 0 && !o->dummy)
@@ -69,7 +73,7 @@ open_model(struct model *m, const struct model_options *o, struct err *e)
         return r;
     struct binder b = {
         .c = &m->c, .a = m->arena, .p = &m->p, .dummy = o->dummy,
-        .draft = o->draft, .seed = o->seed, .text = &m->text, .e = e,
+        .draft = o->draft, .partial = partial, .seed = o->seed, .text = &m->text, .e = e,
         .vision = m->p.params.has_vision ? &m->vision : NULL,
     };
     r = checkpoint_gaps(&m->c, bind_all(&b), e);

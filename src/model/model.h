@@ -131,6 +131,8 @@ struct model_options {
     bool dummy;          /* seeded random weights from the params file alone */
     uint64_t seed;       /* dummy */
     bool draft;          /* an EAGLE head: no embeddings, output or experts */
+    int n_layers;        /* only the first so many, to find where two back ends
+                            part; 0 = all */
 };
 
 /* Opens a checkpoint directory: reads the parameters and every header, binds

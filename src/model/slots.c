@@ -322,7 +322,7 @@ bind_all(struct binder *b)
     bind_text(&w);
     if (b->vision != NULL)
         bind_vision(&w);
-    if (!b->dummy && b->n_bad < BIND_ENOUGH)
+    if (!b->dummy && !b->partial && b->n_bad < BIND_ENOUGH)
         find_extra(b);
     if (b->n_bad == 0)
         return 0;
