@@ -123,8 +123,8 @@ set_option(struct conf *c, const char *option)
     return rc;
 }
 
-/* File, then command line, then what spans keys. Complains about everything
- * that is wrong before it gives up. */
+/* File, then command line, then what spans keys, then what the keys name.
+ * Complains about everything that is wrong before it gives up. */
 static int
 load_conf(const struct options *o, struct conf *c)
 {
@@ -142,12 +142,8 @@ load_conf(const struct options *o, struct conf *c)
             rc = ERR_FORMAT;
     if (conf_check(c, stderr) != 0)
         rc = ERR_RANGE;
-    const char *spec;
-    if (c->backend && !backend_find(backend_table, c->backend, &spec)) {
-        fprintf(stderr, "backend: this build has no back end '%s'; siroccod "
-                "-v lists those it has\n", c->backend);
-        rc = ERR_NOENT;
-    }
+    if (c->backend && startup_check_conf(c, stderr) != 0)
+        rc = ERR_RANGE;
     return rc;
 }
 

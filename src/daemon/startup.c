@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -402,6 +403,53 @@ listen_options(const struct service *s)
         .handler = api_handle,
         .arg = s->api,
     };
+}
+
+/* The directory that systemd or its tmpfiles make. */
+#define RUN_DIRECTORY RUNSTATEDIR "/sirocco"
+
+static bool
+has_directory(const char *path)
+{
+    char dir[4096];
+    struct stat st;
+    const char *slash = strrchr(path, '/');
+
+    if (slash == NULL)
+        return true;
+    snprintf(dir, sizeof dir, "%.*s", (int)(slash - path) + (slash == path),
+             path);
+    return strcmp(dir, RUN_DIRECTORY) == 0
+           || (stat(dir, &st) == 0 && S_ISDIR(st.st_mode));
+}
+
+int
+startup_check_conf(const struct conf *c, FILE *errors)
+{
+    const char *spec, *const sockets[] = {c->socket, c->admin_socket};
+    const struct backend_ops *ops = backend_find(backend_table, c->backend,
+                                                 &spec);
+    struct backend *b = NULL;
+    struct err e = {0};
+    int rc = 0;
+
+    if (ops == NULL)
+        rc = err_set(&e, ERR_NOENT, "this build has no back end '%s'; "
+                     "siroccod -v lists those it has", c->backend);
+    /* A GPU is not opened: the daemon may be using all of it. */
+    else if (strcmp(ops->name, "cuda") != 0)
+        rc = ops->open(spec, &b, &e);
+    if (rc != 0)
+        fprintf(errors, "backend: %s\n", e.text);
+    if (b)
+        ops->close(b);
+    for (int i = 0; i < 2; i++)
+        if (sockets[i] && !has_directory(sockets[i])) {
+            fprintf(errors, "%s: no such directory: %s\n",
+                    i ? "admin_socket" : "socket", sockets[i]);
+            rc = ERR_NOENT;
+        }
+    return rc;
 }
 
 int

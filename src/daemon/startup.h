@@ -8,6 +8,7 @@
 #define DAEMON_STARTUP_H
 
 #include <stdbool.h>
+#include <stdio.h>
 
 #include "api/api.h"
 #include "backend/backend.h"
@@ -38,6 +39,11 @@ struct service {
     struct fcgi_server *server;
     struct fcgi_server *admin;    /* NULL without an admin socket */
 };
+
+/* What can be checked beyond the keys themselves, without a device or a
+ * model: the words behind the back end's name, and the directory of the socket.
+ * Complains to errors as conf_check does. */
+int startup_check_conf(const struct conf *c, FILE *errors);
 
 /* Opens tokenizer, model and device and plans all memory; allocates none of
  * it. s is zeroed first. A plan that does not fit is still a success: look at

@@ -57,6 +57,23 @@ def test_a_back_end_that_is_not_there_is_a_mistake(tmp_path):
         assert said in done.stderr
 
 
+def test_the_check_looks_behind_the_keys(tmp_path):
+    for options, text in (
+            ({"backend": "null:speed=1"}, "backend: null: no key 'speed'"),
+            ({"backend": "null:script=/none"}, "/none"),
+            ({"backend": "cpu:cores=2", "model": serving.DEMO},
+             "backend: cpu: unknown option"),
+            ({"socket": "/nonexistent/s"},
+             "socket: no such directory: /nonexistent/s"),
+            ({"admin_socket": "/nonexistent/a"}, "admin_socket: no such")):
+        done = siroccod("-t", *null_options(tmp_path, **options))
+        assert done.returncode == 2, options
+        assert text in done.stderr, (options, done.stderr)
+    # The unit file makes the directory of the default.
+    done = siroccod("-t", "-o", "backend=null", "-o", f"tokenizer={TEKKEN}")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_good_file_is_printed_back(tmp_path):
     conf = tmp_path / "c"
     conf.write_text(f"backend = null\ntokenizer = {TEKKEN}\n"
