@@ -166,6 +166,18 @@ bound_host_cache(struct service *s, struct err *e)
     return rc;
 }
 
+/* No request can use more than the whole cache, and clients are to be told
+ * what they can use. */
+static void
+bound_context(struct service *s)
+{
+    uint64_t pool = (uint64_t)s->plan.n_blocks * KV_BLOCK;
+
+    s->context_wanted = s->limits.max_context;
+    if (pool > 0 && s->limits.max_context > pool)
+        s->limits.max_context = (uint32_t)pool;
+}
+
 int
 startup_plan(struct service *s, const struct conf *c, struct err *e)
 {
@@ -186,7 +198,10 @@ startup_plan(struct service *s, const struct conf *c, struct err *e)
     set_limits(s);
     if (c->kv_bytes == 0 && is_host(s))
         rc = bound_host_cache(s, e);
-    return rc ? rc : plan(s, e);
+    rc = rc ? rc : plan(s, e);
+    if (rc == 0)
+        bound_context(s);
+    return rc;
 }
 
 int
@@ -205,9 +220,14 @@ startup_plan_text(const struct service *s, struct buf *out)
                         (double)p->available / gib);
     if (rc == 0 && p->bytes_per_block > 0)
         rc = buf_printf(out, "  the KV cache holds %llu tokens; one request "
-                        "may use %u\n",
+                        "may use %u",
                         (unsigned long long)p->n_blocks * KV_BLOCK,
                         s->limits.max_context);
+    if (rc == 0 && s->context_wanted > s->limits.max_context)
+        rc = buf_printf(out, ", not %u: kv_cache is too small for that",
+                        s->context_wanted);
+    if (rc == 0 && p->bytes_per_block > 0)
+        rc = buf_putc(out, '\n');
     return rc;
 }
 

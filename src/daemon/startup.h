@@ -30,6 +30,7 @@ struct service {
     struct model *draft;          /* NULL without a draft head */
     struct backend *backend;
     struct backend_limits limits;
+    uint32_t context_wanted;     /* before the cache's size cut it */
     struct backend_plan plan;
     struct chat *chat;
     struct filter_set *filters;

@@ -1,5 +1,7 @@
 """siroccod as a program: options, exit codes, an inherited socket."""
 
+import concurrent.futures
+import re
 import signal
 import socket
 import subprocess
@@ -112,6 +114,39 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_table(tmp_path):
     assert done.returncode == 3
     assert "GiB" in done.stderr and "free" in done.stderr
     assert "the plan needs" in done.stderr
+
+
+def test_the_plan_says_how_many_tokens_fit(make_server):
+    """Before the load; who gives less memory gets fewer."""
+    def tokens(**conf):
+        server = make_server(model=serving.DEMO, backend="cpu", **conf)
+        line, = re.findall(r"the KV cache holds (\d+) tokens; one request may "
+                           r"use (\d+)", server.daemon.log())
+        return [int(x) for x in line]
+
+    small, large = tokens(kv_cache="32M"), tokens(kv_cache="512M")
+    assert 15 < large[0] / small[0] < 17
+    assert small[1] == small[0] and large[1] == 32768
+
+
+def test_a_small_cache_is_the_context_that_clients_see(make_server):
+    server = make_server(model=serving.DEMO, backend="cpu", kv_cache="2M")
+    most = server.json("GET", "/v1/models")[1]["data"][0]["max_model_len"]
+    assert most < 1000
+    assert "kv_cache is too small" in server.daemon.log()
+    chat = {"messages": [{"role": "user", "content": "Hi"}],
+            "ignore_eos": True}
+    status, body = server.json("POST", "/v1/chat/completions",
+                               {**chat, "max_tokens": most})
+    assert status == 400
+    assert f"maximum context length is {most}" in body["error"]["message"]
+    status, body = server.json("POST", "/v1/chat/completions", chat)
+    assert body["usage"]["total_tokens"] == most
+    # Two that need all of it take turns.
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        bodies = list(pool.map(lambda _: server.json(
+            "POST", "/v1/chat/completions", chat)[1], range(2)))
+    assert [b["usage"]["total_tokens"] for b in bodies] == [most, most]
 
 
 def test_a_taken_socket_is_noticed_before_the_load(tmp_path):

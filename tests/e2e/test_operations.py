@@ -3,6 +3,7 @@ failures. The null back end keeps them quick."""
 
 import gzip
 import json
+import shutil
 import signal
 import socket
 import ssl
@@ -124,6 +125,31 @@ def test_headers_that_are_too_long(server):
                        + b"x" * 100000 + b"\r\nConnection: close\r\n\r\n")
     assert status == 400
     error_of(body)
+
+
+def test_a_gateway_without_room_for_a_body(make_server):
+    """As on a full disk: what does not fit into memory has no place."""
+    server = make_server(**null_conf())
+    shutil.rmtree(server.nginx.dir / "body")
+    (server.nginx.dir / "body").write_text("")
+    big = {**CHAT, "user": "x" * (3 << 20)}
+    status, _, data = server.request("POST", "/v1/chat/completions", big)
+    assert status == 500
+    error_of(data)
+    assert server.json("POST", "/v1/chat/completions", CHAT)[0] == 200
+
+
+def test_a_log_that_cannot_be_written(make_server, tmp_path):
+    """A full disk under the log stops nothing."""
+    server = make_server(**null_conf())
+    server.daemon.stop()
+    with open("/dev/full", "wb") as full:
+        server.daemon.process = subprocess.Popen(
+            [serving.BUILD / "siroccod", "-c", server.daemon.conf_path],
+            stdin=subprocess.DEVNULL, stdout=full, stderr=full)
+    serving.wait_for("it listens", server.daemon.socket.exists, 10)
+    assert server.json("POST", "/v1/chat/completions", CHAT)[0] == 200
+    assert server.daemon.stop() == 0
 
 
 def test_plain_http_to_the_tls_port(server):

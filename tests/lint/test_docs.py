@@ -78,3 +78,19 @@ def test_readme_names_every_room():
     readme = (TOP / "README").read_text()
     for room in sorted((TOP / "src").iterdir()):
         assert f"src/{room.name}" in readme, room.name
+
+
+def test_the_example_for_sudo_names_whole_commands():
+    lines = [x for x in (TOP / "contrib/sudoers").read_text().splitlines()
+             if x and not x.startswith("#")]
+    assert lines
+    for line in lines:
+        command = line.split("NOPASSWD: ")[1]
+        assert re.fullmatch(r"/usr/bin/systemctl (restart|reload|status "
+                            r"--no-pager) siroccod\.service", command), line
+
+
+def test_no_key_is_shipped():
+    """A fresh install lets nobody in."""
+    for line in (TOP / "nginx/api-keys.map").read_text().splitlines():
+        assert not line or line.startswith("#"), line
