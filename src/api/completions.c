@@ -83,7 +83,10 @@ read_prompt(struct api_call *c, struct text_job *j, struct json_object *o)
     } else {
         return field_type_error(c, "prompt", "a string or an array");
     }
-    if (ids->n == 0)
+    /* In front of a suffix there may be nothing. */
+    bool blank = json_object_is_type(o, json_type_string)
+                 && json_str(o).n == 0 && j->f.suffix.n == 0 && !j->fim;
+    if (ids->n == 0 || blank)
         return call_fail(c, 400, "prompt", "prompt must not be empty");
     return 0;
 }
@@ -266,7 +269,7 @@ void
 health_generate(struct api_call *c)
 {
     static const char text[] =
-        "{\"prompt\":\"\",\"max_tokens\":1,\"priority\":-1000}";
+        "{\"prompt\":\"a\",\"max_tokens\":1,\"priority\":-1000}";
     struct text_job *j = arena_calloc(c->arena, 1, sizeof *j);
 
     if (j == NULL || call_body_text(c, STR(text)) != 0)

@@ -29,6 +29,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "json/json.h"
+#include "metrics/metrics.h"
 
 #define STREAM_HEADERS "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 #define STREAM_TYPE "text/event-stream; charset=utf-8"
@@ -560,6 +561,7 @@ reply_submit(struct api_call *c, struct reply *r,
         s->live = true;
         r->n_live++;
     }
+    metrics_observe(METRIC_REQUEST_CHOICES, r->n_per_prompt);
     pthread_mutex_lock(&c->api->lock);
     list_append(&c->api->replies, &r->node);
     pthread_mutex_unlock(&c->api->lock);

@@ -310,4 +310,10 @@ count_end(const struct request *r, enum engine_finish why)
     metrics_observe(METRIC_DECODE_TIME, (double)(now - r->t_first) * 1e-9);
     metrics_observe(METRIC_REQUEST_PROMPT, r->n_prompt);
     metrics_observe(METRIC_REQUEST_GENERATED, request_n_out(r));
+    metrics_observe(METRIC_REQUEST_COMPUTED, r->n_prompt - r->n_cached);
+    metrics_observe(METRIC_REQUEST_LIMIT, r->limit);
+    metrics_observe(METRIC_INFERENCE_TIME, (double)(now - r->t_admit) * 1e-9);
+    if (request_n_out(r) > 1)
+        metrics_observe(METRIC_TOKEN_TIME, (double)(now - r->t_first) * 1e-9 /
+                                               (request_n_out(r) - 1));
 }

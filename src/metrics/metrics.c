@@ -160,45 +160,56 @@ put_histogram(struct buf *out, const struct metric_row *row,
 }
 
 static int
-put_metric(struct buf *out, enum metric m, bool vllm)
+put_metric(struct buf *out, enum metric m, const struct shape *s)
 {
     const struct metric_row *row = &metrics_tab[m];
     const struct value *v = &values[m];
-    struct shape s = {"sirocco_", row->name, row->label, false};
     bool first = m == 0 || strcmp(metrics_tab[m - 1].name, row->name) != 0;
-    int rc = 0;
+    int rc = first ? put_head(out, row, s) : 0;
 
-    if (vllm) {
-        if (row->vllm == NULL)
-            return 0;
-        s = (struct shape){"vllm:", row->vllm, row->vllm_label, true};
-    }
-    if (first)
-        rc = put_head(out, row, &s);
     if (rc != 0)
         return rc;
     switch (row->type) {
     case METRIC_HISTOGRAM:
-        return put_histogram(out, row, v, &s);
+        return put_histogram(out, row, v, s);
     case METRIC_COUNTER:
-        return put_sample(out, &s, "_total", NULL,
+        return put_sample(out, s, "_total", NULL,
                           (double)atomic_load_explicit(
                               &v->count, memory_order_relaxed));
     default:
-        return put_sample(out, &s, "", NULL,
+        return put_sample(out, s, "", NULL,
                           number_get(v)
                               + (double)atomic_load_explicit(
                                   &v->count, memory_order_relaxed));
     }
 }
 
+static int
+put_vllm(struct buf *out)
+{
+    int rc = 0;
+    for (int m = 0; rc == 0 && m < METRIC_N; m++) {
+        const struct metric_row *row = &metrics_tab[m];
+        struct shape s = {"vllm:", row->vllm, row->vllm_label, true};
+        if (row->vllm != NULL)
+            rc = put_metric(out, m, &s);
+    }
+    for (const struct metric_alias *a = metrics_aliases;
+         rc == 0 && a->vllm != NULL; a++) {
+        struct shape s = {"vllm:", a->vllm, NULL, true};
+        rc = put_metric(out, a->metric, &s);
+    }
+    return rc;
+}
+
 int
 metrics_text(struct buf *out, bool vllm)
 {
     int rc = 0;
-    for (int m = 0; rc == 0 && m < METRIC_N; m++)
-        rc = put_metric(out, m, false);
-    for (int m = 0; vllm && rc == 0 && m < METRIC_N; m++)
-        rc = put_metric(out, m, true);
-    return rc;
+    for (int m = 0; rc == 0 && m < METRIC_N; m++) {
+        const struct metric_row *row = &metrics_tab[m];
+        struct shape s = {"sirocco_", row->name, row->label, false};
+        rc = put_metric(out, m, &s);
+    }
+    return rc == 0 && vllm ? put_vllm(out) : rc;
 }

@@ -102,6 +102,12 @@ const struct metric_row metrics_tab[METRIC_N] = {
     [METRIC_DECODE_TIME] = HISTOGRAM("request_decode_seconds",
         "request_decode_time_seconds", whole_request,
         "From the first token to the last."),
+    [METRIC_INFERENCE_TIME] = HISTOGRAM("request_inference_seconds",
+        "request_inference_time_seconds", whole_request,
+        "From the first step to the last token."),
+    [METRIC_TOKEN_TIME] = HISTOGRAM("request_token_seconds",
+        "request_time_per_output_token_seconds", token_gap,
+        "Time a token in the mean of a request, behind its first."),
     [METRIC_STEP_TIME] = HISTOGRAM("step_seconds", NULL, step_time,
         "Time of a step on the device."),
     [METRIC_DEVICE_PAUSE] = HISTOGRAM("device_pause_seconds", NULL, pause_time,
@@ -113,4 +119,18 @@ const struct metric_row metrics_tab[METRIC_N] = {
         "Generated tokens a request."),
     [METRIC_STEP_TOKENS] = HISTOGRAM("step_tokens", "iteration_tokens_total",
         token_count, "Tokens a step."),
+    [METRIC_REQUEST_COMPUTED] = HISTOGRAM("request_computed_tokens",
+        "request_prefill_kv_computed_tokens", token_count,
+        "Prompt tokens a request that were not in the cache."),
+    [METRIC_REQUEST_LIMIT] = HISTOGRAM("request_limit_tokens",
+        "request_params_max_tokens", token_count,
+        "Most tokens a request may generate."),
+    [METRIC_REQUEST_CHOICES] = HISTOGRAM("request_choices",
+        "request_params_n", token_count, "Choices a request asks for."),
+};
+
+const struct metric_alias metrics_aliases[] = {
+    {METRIC_KV_USAGE, "gpu_cache_usage_perc"},
+    {METRIC_ITL, "time_per_output_token_seconds"},
+    {METRIC_N, NULL},
 };

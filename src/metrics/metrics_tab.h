@@ -33,11 +33,16 @@ enum metric {
     METRIC_QUEUE_TIME,
     METRIC_PREFILL_TIME,
     METRIC_DECODE_TIME,
+    METRIC_INFERENCE_TIME,
+    METRIC_TOKEN_TIME,
     METRIC_STEP_TIME,
     METRIC_DEVICE_PAUSE,
     METRIC_REQUEST_PROMPT,     /* histograms, tokens */
     METRIC_REQUEST_GENERATED,
     METRIC_STEP_TOKENS,
+    METRIC_REQUEST_COMPUTED,
+    METRIC_REQUEST_LIMIT,
+    METRIC_REQUEST_CHOICES,
     METRIC_N
 };
 
@@ -56,6 +61,14 @@ struct metric_row {
 
 /* Rows of one family (same name) stand together. */
 extern const struct metric_row metrics_tab[METRIC_N];
+
+/* Names that vLLM had once and dashboards still ask for: vllm:<vllm>. The list
+ * ends with a NULL. */
+struct metric_alias {
+    enum metric metric;
+    const char *vllm;
+};
+extern const struct metric_alias metrics_aliases[];
 
 #define METRIC_BUCKETS_MAX 32
 

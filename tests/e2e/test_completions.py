@@ -111,6 +111,17 @@ def test_bad_prompts(server, prompt):
     assert body["error"]["param"].removeprefix("body.") == "prompt"
 
 
+@pytest.mark.parametrize("prompt", [None, "", [], ["a", ""]])
+def test_empty_prompts_are_refused_also_behind_a_beginning(server, prompt):
+    status, body = server.json("POST", "/v1/completions", {"prompt": prompt})
+    assert status == 400
+    assert body["error"]["param"].removeprefix("body.") == "prompt"
+    for path in ("/v1/completions", "/v1/fim/completions"):
+        assert server.json("POST", path, {"prompt": "", "suffix": "x",
+                                          "max_tokens": 1})[0] == 200
+
+
+
 def test_echo_and_logprobs(server):
     body = ask(server, prompt="count", echo=True, logprobs=2)
     choice = body["choices"][0]

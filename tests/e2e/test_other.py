@@ -163,6 +163,31 @@ def test_what_sglang_clients_ask(server):
     running.close()
 
 
+def test_what_a_request_adds_to_the_metrics(server):
+    before = server.metrics()
+    status, body = server.json("POST", "/v1/chat/completions", {
+        "messages": user("hi"), "n": 2, "max_tokens": 7})
+    assert status == 200
+    after = server.metrics()
+
+    def gained(name):
+        name = f'vllm:{name}{{engine="0"}}'
+        return after[name] - before[name]
+
+    assert gained("request_params_n_sum") == 2
+    assert gained("request_params_n_count") == 1
+    # Each choice is a request of its own to the engine.
+    assert gained("request_params_max_tokens_sum") == 14
+    assert gained("request_inference_time_seconds_count") == 2
+    assert gained("request_time_per_output_token_seconds_count") == 2
+    # 20 ms a token: six of them behind the first, in both.
+    assert gained("request_time_per_output_token_seconds_sum") > 0.02
+    computed = gained("request_prefill_kv_computed_tokens_sum")
+    assert 0 < computed <= 2 * body["usage"]["prompt_tokens"]
+    assert gained("time_per_output_token_seconds_count") == \
+        gained("inter_token_latency_seconds_count") > 0
+
+
 def test_abort_and_cache_reset(server):
     admin = server.daemon.conf["admin_socket"]
     status, body = fastcgi(admin, "POST", "/abort_request", {})

@@ -60,6 +60,25 @@ test_histogram_is_cumulative(void **state)
     buf_free(&b);
 }
 
+/* Dashboards made for older servers find what they ask for. */
+static void
+test_old_names(void **state)
+{
+    struct buf b = {0};
+    metrics_set_model("m");
+    metrics_set(METRIC_KV_USAGE, 0.5);
+    metrics_observe(METRIC_ITL, 0.004);
+    const char *t = text(&b, true);
+    assert_non_null(strstr(t, "# TYPE vllm:gpu_cache_usage_perc gauge\n"));
+    assert_non_null(strstr(t, "vllm:gpu_cache_usage_perc{model_name=\"m\","
+                              "engine=\"0\"} 0.5\n"));
+    assert_non_null(strstr(t, "vllm:time_per_output_token_seconds_count{"
+                              "model_name=\"m\",engine=\"0\"} 1\n"));
+    b.len = 0;
+    assert_null(strstr(text(&b, false), "gpu_cache"));
+    buf_free(&b);
+}
+
 /* A family has one HELP and TYPE line, before its first sample. */
 static void
 test_one_head_a_family(void **state)
@@ -83,6 +102,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counters_and_gauges),
         cmocka_unit_test(test_histogram_is_cumulative),
+        cmocka_unit_test(test_old_names),
         cmocka_unit_test(test_one_head_a_family),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
