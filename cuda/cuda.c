@@ -4,6 +4,7 @@
 
 #include "cuda/cuda_backend.h"
 #include "cuda/cuda_state.h"
+#include "cuda/decode_one.h"
 #include "cuda/driver.h"
 #include "cuda/packed.h"
 
@@ -93,6 +94,7 @@ close_device(struct backend *b)
     cuda_blas_close(c->blas);
     cuda_moe_maps_free(c->maps);
     cuda_attn_maps_free(c->attn_maps);
+    cuda_decode_one_unmap(c->one_map);
     if (c->pool)
         cudaFree(c->pool);
     plan_free(c);
@@ -271,6 +273,7 @@ prepare(struct cuda *c, struct err *e)
     if (c->hopper && c->layer[0].moe == LAYOUT_NVFP4)
         c->maps = cuda_moe_maps(c->my, c->mh, (int)c->cap * c->slots,
                                 c->p.dim, c->p.expert_hidden);
+    one_step_open(c);
     uint64_t keys = (uint64_t)KV_PIECE * (uint64_t)c->p.n_heads * MLA_NOPE;
     if (c->hopper && c->blas)
         c->attn_maps = cuda_attn_maps(c->kv, c->kv_rows,

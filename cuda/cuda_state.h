@@ -166,6 +166,11 @@ struct cuda {
     struct attn_maps *attn_maps;
     void *blas_space;
 
+    /* Steps of one token in one launch: NULL where that does not fit. */
+    void *one_board;
+    unsigned *one_trace;
+    struct decode_one_map *one_map;
+
     struct flight flight[2];
     unsigned submitted, collected;
     char trouble[160];         /* the launch that failed, for the error */
@@ -177,6 +182,7 @@ struct step_shape {
     int n_pick;                /* rows of logits */
     int n_row;                 /* sample rows */
     bool graph;
+    bool one;                  /* by decode_one.cu */
     const struct flight *f;    /* its lists, and where its results go */
 };
 
@@ -224,7 +230,7 @@ int decoder_sample(struct cuda *c, const struct step_shape *s,
 
 /* The kernels that a step of n tokens takes for its experts; their names, of
  * the shared one or the others. */
-enum expert_path { PATH_MID, PATH_PREFILL, PATH_PORTABLE };
+enum expert_path { PATH_ONE, PATH_MID, PATH_PREFILL, PATH_PORTABLE };
 enum expert_path decoder_path(const struct cuda *c, int n);
 const char *path_name(const struct cuda *c, int n, bool shared, bool down);
 
@@ -243,6 +249,14 @@ int encoder_check(const struct cuda *c, const struct batch *b,
                   struct err *e);
 /* image [n_tok]: the vector's row at each token of the batch, -1 without. */
 void encoder_place(const struct cuda *c, const struct batch *b, int *image);
+
+/* one_step.c: steps of one token by decode_one.cu. fits: by shape and form,
+ * asked while the pool is laid out. takes: a step of so many, no images. */
+bool one_step_fits(const struct cuda *c);
+void one_step_open(struct cuda *c);
+bool one_step_takes(const struct cuda *c, int n_tok);
+int one_step_run(struct cuda *c, const struct step_shape *s,
+                 const struct meta *m);
 
 /* device_step.c */
 int step_buffers(struct cuda *c, struct err *e);

@@ -5,7 +5,8 @@
  *
  * Sequences with few query tokens take absorbed attention, one block row of
  * work a token; longer ones take expanded attention, sequence by sequence.
- * Both kinds may stand in one step.
+ * Both kinds may stand in one step. A step of one token is one launch where
+ * the model has the shape for it (one_step.c).
  */
 #include "config.h"
 
@@ -217,6 +218,8 @@ decoder_path(const struct cuda *c, int n)
         .slots = c->slots, .dim = c->p.dim, .hidden = c->p.expert_hidden,
         .n = n,
     };
+    if (one_step_takes(c, n))
+        return PATH_ONE;
     if (c->hopper && n <= MID_MAX && cuda_moe_mid_fits(&m))
         return PATH_MID;
     if (c->hopper && c->maps && cuda_moe_prefill_fits(&m))
@@ -228,6 +231,8 @@ const char *
 path_name(const struct cuda *c, int n, bool shared, bool down)
 {
     switch (decoder_path(c, n)) {
+    case PATH_ONE:
+        return down ? "experts (down)" : "experts (gate, up)";
     case PATH_MID:
         if (shared && n >= SHARED_MIN)
             return down ? "moe_shared (down)" : "moe_shared (gate, up)";
@@ -344,6 +349,10 @@ decoder_run(struct cuda *c, const struct step_shape *s, const struct meta *m,
             const struct meta *host, const struct batch *b)
 {
     const int n_tok = s->n;
+    if (s->one) {
+        RUN("decode_one", one_step_run(c, s, m));
+        return 0;
+    }
     struct embed e = {
         .table = c->embeddings.data, .token = m->token, .slot = m->slot,
         .last = c->last, .x = c->x, .h = c->h,
@@ -378,11 +387,13 @@ decoder_sample(struct cuda *c, const struct step_shape *s,
     int most = s->graph ? GRAPH_MAX : LOGIT_ROWS, done = 0;
     for (int at = 0; at < s->n_pick; at += most) {
         int n = s->n_pick - at < most ? s->n_pick - at : most;
-        RUN("final norm", cuda_norm(c->x, m->pick + at, c->norm,
-                                    (float)c->p.norm_eps, c->h, n, c->p.dim,
-                                    c->stream));
-        RUN("head", product(c, &c->output, c->h, c->p.dim, n, c->logits,
-                            c->p.vocab, GEMM_F32));
+        if (!s->one) {   /* else decode_one has made them */
+            RUN("final norm", cuda_norm(c->x, m->pick + at, c->norm,
+                                        (float)c->p.norm_eps, c->h, n,
+                                        c->p.dim, c->stream));
+            RUN("head", product(c, &c->output, c->h, c->p.dim, n, c->logits,
+                                c->p.vocab, GEMM_F32));
+        }
         struct sample a = {
             .row = m->row + done, .n = s->graph ? s->n_row : 2 * n,
             .vocab = c->p.vocab, .logits = c->logits,

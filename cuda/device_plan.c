@@ -5,6 +5,7 @@
 #include "config.h"
 
 #include "cuda/cuda_state.h"
+#include "cuda/decode_one.h"
 
 #include "base/meminfo.h"
 
@@ -208,6 +209,10 @@ take_rows(struct cuda *c, struct walk *w)
     c->route.n_item = take(w, 4);
     c->route.distinct = take(w, 4);
     c->barrier = take(w, 4096);
+    if (one_step_fits(c)) {
+        c->one_board = take(w, cuda_decode_one_bytes());
+        c->one_trace = take(w, 4);
+    }
     c->mh = take(w, n * slots * (uint64_t)p->expert_hidden * 2);
     c->my = take(w, n * slots * dim * 2);
     c->part = take(w, (uint64_t)c->part_max * heads * MLA_RANK * 4);

@@ -465,6 +465,7 @@ step_submit(struct cuda *c, const struct batch *b, struct err *e)
     if (r != 0)
         return r;
     k.s = shape_of(k.f, b);
+    k.s.one = b->n_image == 0 && one_step_takes(c, k.s.n);
     r = fill(&k, e);
     if (r != 0)
         return r;
@@ -628,7 +629,8 @@ static int
 capture(struct cuda *c, struct flight *f, uint32_t n)
 {
     struct step_shape s = {.n = (int)n, .n_pick = (int)n, .n_row = (int)n,
-                           .graph = true, .f = f};
+                           .graph = true, .one = one_step_takes(c, (int)n),
+                           .f = f};
     struct meta m;
     cudaGraph_t g = NULL;
     meta_layout(&m, f->meta_dev, n, n);

@@ -17,6 +17,7 @@
 #include "base/log.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,6 +60,12 @@ rnd_unit(struct test *t)
     return (double)rnd(t) / 2147483648.0 - 1;
 }
 
+static enum expert_path
+path_of(const struct test *t)
+{
+    return decoder_path(t->c, (int)(t->shape.n_seq * t->shape.n_tok));
+}
+
 static void
 compare(struct test *t, double got, double want)
 {
@@ -70,8 +77,11 @@ compare(struct test *t, double got, double want)
 
 /* Ends a stage. */
 static int
-judge(struct test *t, const char *kernel, double bound)
+judge(struct test *t, const char *stage, double bound)
 {
+    char kernel[64];
+    snprintf(kernel, sizeof kernel, "%s%s",
+             path_of(t) == PATH_ONE ? "decode_one, " : "", stage);
     double err = t->norm > 0 ? sqrt(t->diff / t->norm) : t->diff;
     t->diff = t->norm = 0;
     log_debug("cuda: self-test: %s, %u x %u tokens behind %u: %.1e", kernel,
@@ -397,23 +407,20 @@ test_route(struct test *t, uint8_t *id, float *weight)
 static int
 hidden_at(const struct test *t, int i)
 {
-    if (decoder_path(t->c, (int)(t->shape.n_seq * t->shape.n_tok))
-        != PATH_PREFILL)
+    if (path_of(t) != PATH_PREFILL)
         return i;
     int a = i % 64 / 16, s = i % 16 / 4, b = i % 4 / 2;
     return i / 64 * 64 + 16 * s + 2 * a + 8 * b + i % 2;
 }
 
-/* One expert: hidden units from h1, outputs from the device's units. sum
- * gets weight * output of the device. */
+/* One expert: hidden units from h1, which stay in h0. */
 static int
-test_expert(struct test *t, const struct mlp_weights *w, int position,
-            double weight, double *sum)
+test_hidden(struct test *t, const struct mlp_weights *w, int position)
 {
     const struct cuda *c = t->c;
     const int n_tok = (int)(t->shape.n_seq * t->shape.n_tok);
     const bool shared = w == &t->w->shared;
-    const int hidden = c->p.expert_hidden, dim = c->p.dim;
+    const int hidden = c->p.expert_hidden;
     double *h = t->h0, gate = 0, up = 0;
     int r = fetch_bf16(t, c->mh, (uint64_t)position * (uint64_t)hidden,
                        hidden);
@@ -426,8 +433,21 @@ test_expert(struct test *t, const struct mlp_weights *w, int position,
             r = stored_dot(t, &w->w3, u, t->h1, &up);
         compare(t, h[u], gate / (1 + exp(-gate)) * up);
     }
-    if (r == 0)
-        r = judge(t, path_name(c, n_tok, shared, false), CHAIN);
+    return r == 0 ? judge(t, path_name(c, n_tok, shared, false), CHAIN) : r;
+}
+
+/* Then its outputs from the device's units. sum gets weight * output of the
+ * device. */
+static int
+test_expert(struct test *t, const struct mlp_weights *w, int position,
+            double weight, double *sum)
+{
+    const struct cuda *c = t->c;
+    const int n_tok = (int)(t->shape.n_seq * t->shape.n_tok);
+    const bool shared = w == &t->w->shared;
+    const int dim = c->p.dim;
+    double *h = t->h0;
+    int r = test_hidden(t, w, position);
     if (r == 0)
         r = fetch_bf16(t, c->my, (uint64_t)position * (uint64_t)dim, dim);
     for (int i = 0; i < dim; i++)
@@ -437,6 +457,36 @@ test_expert(struct test *t, const struct mlp_weights *w, int position,
     if (r == 0)
         r = judge(t, path_name(c, n_tok, shared, true), ONE_ROUNDING);
     return r;
+}
+
+/* Where outputs of single experts are not kept: what the layer added to some
+ * rows of x1. */
+static int
+test_sum(struct test *t, const uint8_t *id, const float *weight,
+         const int *position)
+{
+    const struct cuda *c = t->c;
+    double added[PROBES] = {0}, y;
+    uint32_t row[PROBES];
+    int r = 0;
+    for (int i = 0; i < PROBES; i++)
+        row[i] = rnd(t) % (uint32_t)c->p.dim;
+    for (int k = 0; r == 0 && k < c->slots; k++) {
+        const struct mlp_weights *w = k < c->p.top_k
+            ? &t->w->expert[id[k]] : &t->w->shared;
+        r = test_hidden(t, w, position[k]);
+        for (int i = 0; r == 0 && i < PROBES; i++) {
+            r = stored_dot(t, &w->w2, row[i], t->h0, &y);
+            added[i] += (double)weight[k] * y;
+        }
+    }
+    if (r == 0)
+        r = fetch(t, c->x, 0, t->dev, (uint64_t)c->p.dim * 4);
+    for (int i = 0; r == 0 && i < PROBES; i++)
+        compare(t, (double)t->dev[row[i]] - t->x1[row[i]], added[i]);
+    for (int i = 0; r == 0 && i < c->p.dim; i++)
+        t->x1[i] = (double)t->dev[i];
+    return r == 0 ? judge(t, "sum of the experts", ONE_ROUNDING) : r;
 }
 
 static int
@@ -451,6 +501,8 @@ test_experts(struct test *t)
     if (r == 0)
         r = fetch(t, c->route.position, at * 4, position,
                   (uint64_t)c->slots * 4);
+    if (r == 0 && path_of(t) == PATH_ONE)
+        return test_sum(t, id, weight, position);
     for (int k = 0; r == 0 && k < c->slots; k++)
         r = test_expert(t, k < c->p.top_k ? &t->w->expert[id[k]]
                                           : &t->w->shared,
@@ -545,6 +597,17 @@ run_step(struct test *t, int32_t *id, int32_t *drawn)
     return r;
 }
 
+/* Whether decode_one writes the rows that it exchanges. */
+static int
+trace(struct test *t, unsigned on)
+{
+    struct cuda *c = t->c;
+    return c->one_map == NULL ? 0
+           : cuda_check(c, (int)cudaMemcpy(c->one_trace, &on, sizeof on,
+                                           cudaMemcpyHostToDevice),
+                        "self-test", t->e);
+}
+
 static int
 test_token(struct test *t)
 {
@@ -552,7 +615,11 @@ test_token(struct test *t)
     int32_t id = 0, drawn = 0;
     int r = fill_cache(t);
     if (r == 0)
+        r = trace(t, 1);
+    if (r == 0)
         r = run_step(t, &id, &drawn);
+    if (r == 0)
+        r = trace(t, 0);
     if (r == 0)
         r = test_embed(t, id);
     if (r == 0)

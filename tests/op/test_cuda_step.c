@@ -23,7 +23,10 @@
 
 #include "base/err.h"
 #include "cuda/cuda_backend.h"
+#include "cuda/decode_one.h"
 #include "cuda/selftest.h"
+
+#define CONTEXT 44000 /* of the cases below */
 
 struct form {
     const char *what;
@@ -49,7 +52,8 @@ static const struct form forms[] = {
 
 static const struct selftest_shape shapes[] = {
     {1, 1, 0, 0},      {1, 1, 63, 0},     {1, 1, 64, 0},
-    {1, 1, 1000, 0},   {1, 1, 9000, 0},   {2, 1, 77, 0},
+    {1, 1, 1000, 0},   {1, 1, 9000, 0},   {1, 1, 8191, 0},
+    {1, 1, 40000, 0},  {2, 1, 77, 0},
     {7, 1, 333, 0},    {8, 1, 100, 0},    {9, 1, 31, 0},
     {17, 1, 500, 0},   {33, 1, 60, 0},    {64, 1, 128, 0},
     {65, 1, 40, 0},    {128, 1, 200, 0},  {3, 5, 95, 0},
@@ -90,17 +94,19 @@ write_params(const char *dir, const struct form *f, int layers)
 
 static int
 open_form(const char *dir, const struct form *f, int layers,
-          struct model **m, struct backend **b, struct err *e)
+          uint32_t context, struct model **m, struct backend **b,
+          struct err *e)
 {
     struct model_options mo = {.dummy = true, .seed = 42};
     struct backend_limits l = {
-        .max_seqs = 128, .max_step = f->max_step, .max_context = 20000,
+        .max_seqs = 128, .max_step = f->max_step, .max_context = context,
         .n_devices = 1,
     };
     struct backend_plan plan;
     if (write_params(dir, f, layers) != 0)
         return err_set(e, ERR_IO, "cannot write params.json");
-    l.kv_bytes = 700ull * KV_BLOCK * MLA_ROW * 2 * (unsigned)layers;
+    l.kv_bytes = (context / KV_BLOCK + 13ull) * KV_BLOCK * MLA_ROW * 2
+                 * (unsigned)layers;
     int r = model_open(dir, &mo, m, e);
     if (r == 0)
         r = backend_cuda.open(NULL, b, e);
@@ -148,7 +154,7 @@ check_form(const char *dir, const struct form *f)
     struct backend *b = NULL;
     int bad = 0, done = 0;
     double most = 0;
-    int r = open_form(dir, f, 1, &m, &b, &e);
+    int r = open_form(dir, f, 1, CONTEXT, &m, &b, &e);
     struct cuda *c = (struct cuda *)b;
     for (size_t i = 0; r == 0 && i < sizeof shapes / sizeof shapes[0]; i++) {
         double worst = 0;
@@ -260,7 +266,7 @@ check_flight(const char *dir, const struct form *f)
     struct err e = {0};
     struct model *m = NULL;
     struct backend *b = NULL;
-    int bad = 0, r = open_form(dir, f, 2, &m, &b, &e);
+    int bad = 0, r = open_form(dir, f, 2, CONTEXT, &m, &b, &e);
     if (r == 0)
         r = run_chain((struct cuda *)b, 1, &p, &one, &e);
     if (r == 0)
@@ -340,6 +346,61 @@ time_shape(struct cuda *c, const struct selftest_shape *s, struct err *e)
     return us[RUNS / 2];
 }
 
+#ifdef ONE_PROFILE
+static long long stamp[64][ONE_CTAS][ONE_STAMPS];
+
+/* Mean and least time from stamp j of layer l - back to stamp k of layer l,
+ * over all layers but the first and blocks up to n_block. */
+static double
+print_span(const struct cuda *c, const char *what, int back, int j, int k,
+           int n_block)
+{
+    const int n = c->p.n_layers;
+    double sum = 0, least = 0;
+    int khz = 0;
+    cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, 0);
+    for (int l = 1; l < n; l++) {
+        double low = 1e18;
+        for (int b = 0; b < n_block; b++) {
+            double d = (double)(stamp[l][b][k] - stamp[l - back][b][j]);
+            sum += d;
+            low = d < low ? d : low;
+        }
+        least += low;
+    }
+    sum *= 1e3 / khz / n_block / (n - 1);
+    printf("  %-22s %6.2f us, least %6.2f\n", what, sum,
+           least * 1e3 / khz / (n - 1));
+    return sum;
+}
+
+/* Where the time of the last decode_one went; behind n_past keys. */
+static void
+print_stamps(const struct cuda *c, uint32_t n_past)
+{
+    static const char *const what[] = {
+        "sum: publish", "row", "latents", "query", "absorb", "attention",
+        "merge", "values", "output: gather", "output: rows", "output: sum",
+        "row behind attention", "shared gate, up", "shared expert",
+        "gate, up", "hidden", "hidden: gather", "down", "queries", "keys",
+        "scores", "softmax", "values", "other blocks",
+    };
+    const int tiles = (int)(n_past / 64 + 1), n = c->p.n_layers;
+    const int per = (tiles + ONE_CTAS - 1) / ONE_CTAS;
+    double all = 0;
+    if (cuda_decode_one_stamps(&stamp[0][0][0]) != 0 || n < 2 || n > 64)
+        return;
+    for (int k = 0; k < 18; k++)
+        all += print_span(c, what[k], k == 0, k == 0 ? 17 : k - 1, k,
+                          ONE_CTAS);
+    printf("  %-22s %6.2f us\n of attention, where there are keys\n",
+           "layer", all);
+    for (int k = 18; k < 24; k++)
+        print_span(c, what[k], 0, k == 18 ? 4 : k - 1, k,
+                   (tiles + per - 1) / per);
+}
+#endif
+
 static int
 time_form(const char *dir, const struct form *f, int layers,
           const struct selftest_shape *only)
@@ -347,7 +408,8 @@ time_form(const char *dir, const struct form *f, int layers,
     struct err e = {0};
     struct model *m = NULL;
     struct backend *b = NULL;
-    int r = open_form(dir, f, layers, &m, &b, &e);
+    uint32_t context = only ? only->n_past + only->n_tok + 64 : CONTEXT;
+    int r = open_form(dir, f, layers, context, &m, &b, &e);
     size_t n = only ? 1 : sizeof shapes / sizeof shapes[0];
     for (size_t i = 0; r == 0 && i < n; i++) {
         const struct selftest_shape *s = only ? only : &shapes[i];
@@ -356,6 +418,10 @@ time_form(const char *dir, const struct form *f, int layers,
             break;
         printf("%s, %d layers: %3u x %4u behind %5u: %10.1f us\n", f->what,
                layers, s->n_seq, s->n_tok, s->n_past, us);
+#ifdef ONE_PROFILE
+        if (s->n_seq * s->n_tok == 1)
+            print_stamps((struct cuda *)b, s->n_past);
+#endif
     }
     if (e.text[0])
         printf("FAIL %s: %s\n", f->what, e.text);
