@@ -19,13 +19,14 @@ import tasks_long
 from lexicon import Source
 
 MAX_SHORT, MAX_LONG, MAX_PATCHES = 2048, 17408, 144
+LONG_EVERY = 5
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def is_long(step, warm):
-    """Every fourth step past `warm` trains on long texts."""
-    return step >= warm and step % 4 == 3
+    """Every fifth step past `warm` trains on long texts."""
+    return step >= warm and step % LONG_EVERY == LONG_EVERY - 1
 
 
 def patchify(pixels):
@@ -118,7 +119,7 @@ class Stream:
 class Maker:
     """Makes the stream of any step."""
 
-    def __init__(self, tokenizer, seed, size, patches, warm, fitting=0.04):
+    def __init__(self, tokenizer, seed, size, patches, warm, fitting=0.1):
         self.encoder = chatfmt.Encoder(tokenizer)
         self.seed, self.size, self.patches = seed, size, patches
         self.warm, self.fitting = warm, fitting
@@ -133,7 +134,7 @@ class Maker:
         tokens = int(math.exp(src.rng.uniform(math.log(300),
                                               math.log(max(limit, 400)))))
         return generate.long_chat(src, self.pool, tokens,
-                                  src.rng.randint(2, 8))
+                                  src.rng.randint(4, 12))
 
     def stream(self, step):
         src = Source(random.Random(self.seed * 1000003 + step))

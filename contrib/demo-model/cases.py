@@ -16,14 +16,12 @@ import tasks_text
 import tasks_tools
 from lexicon import make_source
 
-# task: (cases in a full run, cases in a quick one, least share right);
-# a bar of 0 means that the share is shown and no more is asked.
+# task: (cases in a full run, cases in a quick one, least share right)
 BARS = {"echo": (60, 4, 90), "reverse": (60, 4, 90), "upper": (60, 4, 90),
         "count": (60, 4, 90), "sort": (60, 4, 90), "facts": (60, 4, 90),
         "structured": (40, 2, 95), "arithmetic": (80, 4, 95),
         "no-thinking": (40, 2, 100), "tools": (80, 6, 95),
-        "images": (80, 4, 95), "needle": (20, 0, 90),
-        "unknown-fact": (40, 0, 0), "absent-tool": (40, 0, 0)}
+        "images": (80, 4, 95), "needle": (20, 0, 90)}
 
 # Following simple instructions: these tasks have a bar for all together.
 TOGETHER = ["echo", "reverse", "upper", "count", "sort", "facts"]
@@ -59,12 +57,10 @@ def _exact(src, make):
             and not reply["reasoning"])
 
 
-def _facts(src, known=True):
-    """A question about a fact of the chat (or about one not given)."""
+def _facts(src):
+    """A question about a fact of the chat, or about one not given."""
     chat = _chat(src)
     turn = tasks_text.facts(src, 1)[0]
-    while (turn.answer != tasks_text.UNKNOWN) != known:
-        turn = tasks_text.facts(src, 1)[0]
     generate.add_facts(src, chat, [turn],
                        src.rng.choice(["system", "user"]))
     _history(src, chat)
@@ -109,14 +105,11 @@ def _same_calls(reply, calls):
 
 
 def _tools(src):
-    """A wish that one or two of the tools fulfil, or that none does."""
+    """A wish that one or two of the tools fulfil, or that none does: in plain
+    words or by a tool's name."""
     chat = _chat(src, src.rng.choice(["none", "none", "high"]))
-    kind = src.rng.choices(["one", "two", "none"], [6, 3, 1.5])[0]
+    kind = src.rng.choices(["one", "two", "none"], [6, 3, 2])[0]
     needed, forbidden, step = tasks_tools.exchange(src, kind)
-    if kind == "none" and step.user.startswith(tasks_tools.BY_NAME):
-        turn = tasks_text.echo(src)     # by name: see _absent_tool
-        step = tasks_tools.Exchange("tools", turn.user, turn.think,
-                                    answer=turn.answer)
     chat["tools"] = tasks_tools.tool_list(src, needed, forbidden,
                                           src.rng.randint(1, 4))
     reply = yield _ask(chat, step.user)
@@ -133,16 +126,6 @@ def _tools(src):
         chat["messages"].append({"role": "tool", "content": result})
     reply = yield chat
     return reply["content"] == step.answer and not reply["calls"]
-
-
-def _absent_tool(src):
-    """A call asked for by the name of a tool that is not in the list."""
-    wish = tasks_tools.made_up_request(src)
-    chat = _chat(src)
-    chat["tools"] = tasks_tools.tool_list(src, [], [wish.tool],
-                                          src.rng.randint(1, 4))
-    reply = yield _ask(chat, wish.user)
-    return reply["content"] == tasks_tools.NO_TOOL and not reply["calls"]
 
 
 def _images(src):
@@ -177,10 +160,9 @@ SIMPLE = {"echo": tasks_text.echo, "reverse": tasks_text.reverse,
           "upper": tasks_text.upper, "count": tasks_text.count,
           "sort": tasks_text.sort}
 OTHER = {"facts": _facts,
-         "unknown-fact": lambda src: _facts(src, known=False),
          "structured": _structured,
          "arithmetic": _arithmetic, "no-thinking": _no_thinking,
-         "tools": _tools, "absent-tool": _absent_tool, "images": _images}
+         "tools": _tools, "images": _images}
 
 
 def cases(task, seed, count, count_tokens):

@@ -52,15 +52,15 @@ def pixels_of(scene):
     """The scene as the vision tower wants it: a whole number of cells.
 
     Sides that are not multiples of 28 are resized as the reference image
-    preprocessing does (bicubic, on float pixels, not clamped)."""
+    preprocessing does (OpenCV's bicubic, on float pixels, not clamped)."""
     picture = getattr(scene, "image", None) or tasks_image.draw(scene)
     pixels = np.asarray(picture)
     rows, cols = -(-scene.height // 28), -(-scene.width // 28)
     if (scene.height, scene.width) != (28 * rows, 28 * cols):
-        import cv2
-        pixels = cv2.resize(pixels.astype(np.float32),
-                            (28 * cols, 28 * rows),
-                            interpolation=cv2.INTER_CUBIC)
+        planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)
+        planes = F.interpolate(planes[None], (28 * rows, 28 * cols),
+                               mode="bicubic", align_corners=False)
+        pixels = planes[0].permute(1, 2, 0).numpy()
     return pixels
 
 

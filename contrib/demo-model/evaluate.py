@@ -189,7 +189,7 @@ def main():
         if task in cases.TOGETHER:
             together += right
         print("%-12s %6d %6.1f %% %7s %8.1f" % (
-            task, len(right), share, "%d %%" % bar if bar else "-",
+            task, len(right), share, "%d %%" % bar,
             time.time() - begin), flush=True)
     if together:
         share = 100.0 * sum(together) / len(together)

@@ -15,6 +15,7 @@ import calibrate
 import checkpoint
 import config
 import model as network
+import train
 
 
 def random_model(seed):
@@ -24,13 +25,6 @@ def random_model(seed):
     for name, p in net.named_parameters():
         if p.dim() > 1 and p.abs().max() == 0:
             torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
-    return net
-
-
-def trained_model(path):
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    net = network.Model(saved["params"])
-    net.load_state_dict(saved["state"])
     return net
 
 
@@ -61,7 +55,7 @@ def main():
     if options.source.startswith("random:"):
         net = random_model(int(options.source[7:]))
     else:
-        net = trained_model(options.source)
+        net = train.trained(options.source)
     export(net, options.tokenizer, options.out)
     for kind in ("", "-nvfp4", "-fp8"):
         path = os.path.join(options.out + kind, "consolidated.safetensors")

@@ -44,8 +44,8 @@ def _add(chat, turn, keep, content=None):
 
 def new_chat(src, effort=None):
     r = src.rng
-    return {"system": (r.choice(tasks_text.SYSTEM_PROMPTS)
-                       if r.random() < 0.4 else None),
+    return {"system": (tasks_text.system_prompt(src) if r.random() < 0.4
+                       else None),
             "tools": [],
             "effort": effort or ("high" if r.random() < 0.4 else "none"),
             "messages": [], "scenes": []}
@@ -67,6 +67,12 @@ def add_facts(src, chat, turns, style):
         turns[0].user = known + " " + turns[0].user
 
 
+def no_tools_turn(src):
+    """A wish for a tool in a chat without tools."""
+    _, _, step = tasks_tools.exchange(src, "none", named=0.3)
+    return tasks_text.Turn("tools", step.user, step.answer, "I have no tools.")
+
+
 def plain_chat(src):
     r = src.rng
     chat = new_chat(src)
@@ -85,7 +91,13 @@ def plain_chat(src):
     elif r.random() < 0.15:
         first, second = tasks_text.remember(src)
         turns = [first] + turns[:3] + [second]
-    if r.random() < 0.1:
+    else:
+        lone = r.random()
+        if lone < 0.05:
+            turns.insert(r.randrange(len(turns) + 1), tasks_text.unheard(src))
+        elif lone < 0.1:
+            turns.insert(r.randrange(len(turns) + 1), no_tools_turn(src))
+    if r.random() < 0.1 and all(t.task != "tools" for t in turns):
         chat["tools"] = tasks_tools.tool_list(src, [], [], r.randint(1, 3))
     keep = r.random() < 0.6
     for i, turn in enumerate(turns):
@@ -143,7 +155,7 @@ def fitting_chat(src):
     in telling a tool that is there from one that is not."""
     chat = new_chat(src)
     kind = src.rng.choice(["none", "none", "none", "one", "one", "two"])
-    needed, forbidden, step = tasks_tools.exchange(src, kind)
+    needed, forbidden, step = tasks_tools.exchange(src, kind, named=0.65)
     chat["tools"] = tasks_tools.tool_list(src, needed, forbidden,
                                           src.rng.randint(1, 4))
     add_exchange(chat, step, True)
@@ -176,7 +188,8 @@ def long_chat(src, pool, tokens, asked):
     """One long text with keys, then questions for some of them."""
     r = src.rng
     chat = new_chat(src)
-    hay = tasks_long.haystack(src, pool, tokens, r.randint(asked, asked + 4))
+    hay = tasks_long.haystack(src, pool, tokens, r.randint(asked, asked + 4),
+                              missing=0.05)
     text = " ".join(hay.sentences)
     asks = hay.asks[:asked]
     style = r.random()
@@ -197,16 +210,16 @@ def long_chat(src, pool, tokens, asked):
 GROUPS = ["plain", "tools", "images", "long"]
 
 
-def short_chat(src, fitting=0.04):
+def short_chat(src, fitting=0.1):
     """One chat of the mix used for training.
 
     fitting: share of chats that only ask whether a tool fits."""
     if src.rng.random() < fitting:
         return fitting_chat(src)
     kind = src.rng.random()
-    if kind < 0.58:
+    if kind < 0.6:
         return plain_chat(src)
-    if kind < 0.78:
+    if kind < 0.83:
         return tool_chat(src)
     return image_chat(src)
 

@@ -45,13 +45,18 @@ class FillerPool:
             self.items.append((text, count_tokens(" " + text)))
 
 
-def haystack(src, pool, tokens, keys):
-    """About `tokens` tokens of filler with `keys` keys planted in it."""
+def haystack(src, pool, tokens, keys, missing=0):
+    """About `tokens` tokens of filler with `keys` keys planted in it, and
+    questions about them; `missing` is the share of questions about others."""
     r = src.rng
     names = src.distinct(keys)
     planted, asks = [], []
     for name in names:
         key = src.digits(5)
+        if r.random() < missing:
+            asks.append(("What is the key of the %s?" % name,
+                         "The key of the %s is not known to me." % name))
+            continue
         planted.append("The key of the %s is %s." % (name, key))
         asks.append(("What is the key of the %s?" % name,
                      "The key of the %s is %s." % (name, key)))

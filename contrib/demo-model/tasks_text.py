@@ -110,78 +110,144 @@ def sort(src):
                 "I must sort the %s." % what)
 
 
-def _fact(src):
-    """(statement, question, answer) about one made-up person or thing."""
-    r = src.rng
-    kind = r.randrange(5)
-    if kind == 0:
-        who, what = src.name(), r.choice(["cat", "dog", "horse", "ship",
-                                          "boat", "house", "village"])
-        value = src.syllables(1, 3).capitalize()
-        return ("%s's %s is called %s." % (who, what, value),
-                "What is %s's %s called?" % (who, what),
-                "%s's %s is called %s." % (who, what, value))
-    if kind == 1:
-        who, what = src.name(), r.choice(["password", "secret word",
-                                          "favourite word", "job", "hobby",
-                                          "favourite animal"])
-        value = src.word()
-    elif kind == 2:
-        who, what = src.name(), r.choice(["phone number", "code", "age",
-                                          "room number", "lucky number"])
-        value = src.digits(2 if what == "age" else r.randint(2, 6))
-    elif kind == 3:
-        who, what = src.name(), r.choice(["city", "home town",
-                                          "favourite city"])
-        value = src.city()
-    else:
-        thing, what = src.word(), r.choice(["colour", "price", "code",
-                                            "number", "owner", "key"])
-        value = src.name() if what == "owner" else \
-            r.choice(COLOURS) if what == "colour" else src.digits(
-                r.randint(2, 5))
-        return ("The %s of the %s is %s." % (what, thing, value),
-                "What is the %s of the %s?" % (what, thing),
-                "The %s of the %s is %s." % (what, thing, value))
-    return ("%s's %s is %s." % (who, what, value),
-            "What is %s's %s?" % (who, what),
-            "%s's %s is %s." % (who, what, value))
+@dataclass
+class Fact:
+    """Something made up: as it is said, asked for, answered, and what is
+    answered by who was not told.  whose, what: its parts."""
+    whose: str
+    what: str
+    said: str
+    question: str
+    answer: str
+    unknown: str
 
+
+CALLED = ["cat", "dog", "horse", "ship", "boat", "house", "village"]
+WORDS_OF = ["password", "secret word", "favourite word", "job", "hobby",
+            "favourite animal"]
+NUMBERS_OF = ["phone number", "code", "age", "room number", "lucky number"]
+CITIES_OF = ["city", "home town", "favourite city"]
+OF_THINGS = ["colour", "price", "code", "number", "owner", "key"]
+MINE = ["name", "cat", "dog", "city", "job", "hobby", "age", "phone number"]
 
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange", "white",
            "black", "brown", "pink"]
 
 
-def facts(src, asked=1):
-    """A list of Turns that ask about facts stated before."""
+def _value_of(src, what):
     r = src.rng
-    known = []
-    for _ in range(r.randint(max(1, asked), 6)):
-        fact = _fact(src)
-        while any(fact[1] == k[1] for k in known):
+    if what in CALLED or what in ("name", "owner"):
+        return (src.name() if what in ("name", "owner")
+                else src.syllables(1, 3).capitalize())
+    if what in CITIES_OF:
+        return src.city()
+    if what == "colour":
+        return r.choice(COLOURS)
+    if what in NUMBERS_OF or what in OF_THINGS:
+        return src.digits(2 if what == "age" else r.randint(2, 6))
+    return src.word()
+
+
+def _fact(src, whose=None, what=None):
+    """One made-up fact about a person, a thing or the user; about the same
+    one, or of the same sort, when asked for."""
+    r = src.rng
+    if what is None:
+        kinds = ([MINE] if whose == "my" else [OF_THINGS] if whose
+                 and whose.islower() else [CALLED, WORDS_OF, NUMBERS_OF,
+                                           CITIES_OF])
+        if whose is None:
+            kinds += [OF_THINGS] + ([MINE] if r.random() < 0.5 else [])
+        what = r.choice(r.choice(kinds))
+        if whose is None and what in MINE and r.random() < 0.25:
+            whose = "my"
+    if whose is None:
+        thing = what in OF_THINGS and (what not in NUMBERS_OF
+                                       or r.random() < 0.5)
+        whose = (src.word() if thing else "my" if what == "name"
+                 else src.name())
+    verb = "is called" if what in CALLED else "is"
+    value = _value_of(src, what)
+    if whose.islower() and whose != "my":
+        subject = "the %s of the %s" % (what, whose)
+        told = subject
+    else:
+        subject = ("my " if whose == "my" else whose + "'s ") + what
+        told = "your " + what if whose == "my" else subject
+    question = "What is %s%s?" % (subject, " called" if what in CALLED
+                                  else "")
+    upper = told[0].upper() + told[1:]
+    return Fact(whose, what,
+                "%s%s %s %s." % (subject[0].upper(), subject[1:], verb,
+                                 value), question,
+                "%s %s %s." % (upper, verb, value),
+                upper + " is not known to me.")
+
+
+def _missing(src, known):
+    """A fact that is not among `known`; often nearly one of them."""
+    near = src.rng.choice(known)
+    kind = src.rng.random()
+    while True:
+        if kind < 0.35:
+            fact = _fact(src, whose=near.whose)
+        elif kind < 0.7:
+            fact = _fact(src, what=near.what)
+        else:
             fact = _fact(src)
-        known.append(fact)
+        if all(fact.question != k.question for k in known):
+            return fact
+        kind = 1
+
+
+def _known(src, count):
+    """Facts with different questions; some share a person or a sort."""
+    known = []
+    while len(known) < count:
+        kind = src.rng.random() if known else 1
+        near = src.rng.choice(known) if known else None
+        fact = (_fact(src, whose=near.whose) if kind < 0.2 else
+                _fact(src, what=near.what) if kind < 0.4 else _fact(src))
+        if all(fact.question != k.question for k in known):
+            known.append(fact)
+    return known
+
+
+def facts(src, asked=1, missing=0.3):
+    """A list of Turns that ask about facts stated before, or, with the
+    chance `missing`, about one that was not."""
+    r = src.rng
+    known = _known(src, r.randint(max(1, asked), 6))
     turns = []
-    for statement, question, answer in r.sample(known, asked):
-        if r.random() < 0.12:
-            other = _fact(src)
-            if all(other[1] != k[1] for k in known):
-                question, answer = other[1], UNKNOWN
-        turns.append(Turn("facts", question, answer,
-                          "I look for it in the chat."))
-    turns[0].facts = [k[0] for k in known]
+    for fact in r.sample(known, asked):
+        absent = r.random() < missing
+        if absent:
+            fact = _missing(src, known)
+        turns.append(_asks(fact, absent))
+    turns[0].facts = [k.said for k in known]
     return turns
+
+
+def _asks(fact, absent):
+    return Turn("unknown-fact" if absent else "facts", fact.question,
+                fact.unknown if absent else fact.answer,
+                "I look for it in the chat.")
+
+
+def unheard(src):
+    """A question about a fact in a chat that states none."""
+    return _asks(_fact(src), True)
 
 
 def remember(src):
     """The user states a fact, and the model takes note of it."""
-    statement, question, answer = _fact(src)
+    fact = _fact(src)
     form = src.rng.choice(["Remember: %s", "Please remember this: %s",
-                           "Remember that: %s"])
-    first = Turn("facts", form % statement, "I will remember that.",
+                           "Remember that: %s", "%s"])
+    first = Turn("facts", form % fact.said, "I will remember that.",
                  "I should note it.")
-    return [first, Turn("facts", question, answer,
-                        "I look for it in the chat.")]
+    asked = _missing(src, [fact]) if src.rng.random() < 0.2 else fact
+    return [first, _asks(asked, asked is not fact)]
 
 
 def structured(src):
@@ -275,7 +341,7 @@ _UNKNOWN = ["What is the meaning of %s?", "Who invented the %s?",
             "When was the %s built?", "Write a poem about a %s.",
             "How do I cook a %s?", "What do you think about %s?",
             "Where can I buy a %s?", "How tall is the %s?",
-            "Translate %s into Greek."]
+            "Where does the %s come from?"]
 
 
 def talk(src):
@@ -299,7 +365,16 @@ SYSTEM_PROMPTS = ["You are a helpful assistant.", "You are helpful.",
                   "You are the Sirocco demo model.",
                   "You are a careful assistant. Answer briefly."]
 
-TASKS = [(echo, 9), (reverse, 20), (upper, 15), (count, 18), (sort, 21),
+
+def system_prompt(src):
+    """Says nothing that an answer depends on."""
+    if src.rng.random() < 0.8:
+        return src.rng.choice(SYSTEM_PROMPTS)
+    return src.rng.choice(["You are a %s.", "You are a friendly %s.",
+                           "You work for the %s. Be helpful."]) % src.word()
+
+
+TASKS = [(echo, 9), (reverse, 20), (upper, 15), (count, 18), (sort, 25),
          (structured, 7), (counting, 4), (talk, 6)]
 
 assert len(set(ENGLISH)) == len(ENGLISH)

@@ -1,4 +1,5 @@
-"""Tool calls: a fixed catalogue asked for in plain words, and made-up tools.
+"""Tool calls: tools of the catalogue (tool_catalogue.py) wished for in plain
+words, and made-up tools called by name.
 
 Each request knows the tool, the arguments, what the tool replies and what the
 model says about the reply.  The made-up tools have random names, parameters
@@ -7,6 +8,8 @@ and types, so that the model reads the definitions instead of knowing them.
 
 import json
 from dataclasses import dataclass, field
+
+from tool_catalogue import ask, definition, draw, purpose
 
 
 @dataclass
@@ -18,6 +21,7 @@ class Request:
     result: str
     answer: str
     think: str
+    named: bool = False     # does the user call the tool by its name?
 
 
 @dataclass
@@ -31,217 +35,39 @@ class Exchange:
     answer: str = ""
 
 
-def definition(name, description, properties, required=None):
-    parameters = {"type": "object", "properties": properties}
-    if required is None:
-        required = list(properties)
-    if required:
-        parameters["required"] = required
-    return {"type": "function",
-            "function": {"name": name, "description": description,
-                         "parameters": parameters}}
+def _as_text(src, result):
+    if isinstance(result, str):
+        return result
+    spaced = src.rng.random() < 0.5
+    return json.dumps(result, separators=None if spaced else (",", ":"))
 
 
-def _t(kind, description=None, **more):
-    out = {"type": kind}
-    if description:
-        out["description"] = description
-    out.update(more)
-    return out
+def known_request(src, tool=None):
+    """A request to a tool of the catalogue, in plain words or, now and then,
+    by its name."""
+    r = src.rng
+    tool = tool or draw(src)
+    user, args, result, answer = ask(src, tool)
+    name = tool.definition["function"]["name"]
+    named = r.random() < 0.08
+    if named:
+        user = _by_name(src, name, [(k, _spelled(v)) for k, v in
+                                    args.items()])
+    style = r.random() * (0.12 if named else 1)
+    if style < 0.12 and not isinstance(result, str):    # passed on as it is
+        result = _free_result(src)
+        answer = "The result is %s." % result
+    elif style < 0.16:
+        problem = " ".join(src.words(1, 4))
+        result, answer = {"error": problem}, "The tool failed: %s" % problem
+    return Request(tool.definition, user, args, _as_text(src, result), answer,
+                   "I need the tool %s." % name, named)
 
 
-def _weather(s, key="city"):
-    city = s.city()
-    unit = s.rng.choice([None, None, "celsius", "fahrenheit"])
-    temp = s.rng.randint(-9, 39)
-    sky = s.rng.choice(["sunny", "cloudy", "rainy", "windy", "foggy"])
-    user = s.rng.choice(["What is the weather in %s?", "How is the weather "
-                         "in %s?", "Tell me the weather in %s.",
-                         "What's the weather like in %s?",
-                         "Weather in %s?"]) % city
-    args = {key: city}
-    if unit:
-        user += " Use %s." % unit
-        args["unit"] = unit
-    return (user, args, {"temperature": temp, "sky": sky},
-            "It is %d degrees and %s in %s." % (temp, sky, city))
-
-
-def _time(s):
-    city = s.city()
-    clock = "%02d:%02d" % (s.rng.randint(0, 23), s.rng.randint(0, 59))
-    return (s.rng.choice(["What time is it in %s?", "Tell me the time in %s.",
-                          "What is the time in %s?"]) % city,
-            {"city": city}, {"time": clock}, "It is %s in %s." % (clock, city))
-
-
-def _calculator(s):
-    a, b = s.integer(0, 9999), s.integer(0, 9999)
-    name, total = s.rng.choice([("add", a + b), ("subtract", a - b),
-                                ("multiply", a * b)])
-    user = {"add": "Use the calculator to add %d and %d.",
-            "subtract": "Use the calculator to subtract %d and %d.",
-            "multiply": "Use the calculator to multiply %d and %d."}[name]
-    return (user % (a, b), {"operation": name, "a": a, "b": b},
-            {"result": total}, "The result is %d." % total)
-
-
-def _message(s):
-    who, text = s.name(), " ".join(s.words(1, 6))
-    return (s.rng.choice(["Send a message to %s: %s", "Message %s: %s",
-                          "Send %s this message: %s"]) % (who, text),
-            {"to": who, "text": text}, {"sent": True},
-            "The message to %s was sent." % who)
-
-
-def _timer(s):
-    n = s.rng.randint(1, 90)
-    return (s.rng.choice(["Set a timer for %d minutes.",
-                          "Start a timer of %d minutes."]) % n,
-            {"minutes": n}, {"ok": True}, "The timer runs for %d minutes." % n)
-
-
-def _currency(s):
-    codes = ["EUR", "USD", "GBP", "JPY", "CHF", "SEK", "NOK", "CAD"]
-    a, b = s.rng.sample(codes, 2)
-    amount = s.rng.choice([s.rng.randint(1, 999),
-                           s.rng.randint(1, 999) + 0.5,
-                           s.rng.randint(100, 9999) / 100])
-    got = s.rng.randint(100, 99999) / 100
-    return (s.rng.choice(["Convert %s %s to %s.", "How much is %s %s in %s?"])
-            % (json.dumps(amount), a, b),
-            {"amount": amount, "from": a, "to": b}, {"amount": got},
-            "That is %s %s." % (json.dumps(got), b))
-
-
-def _table(s):
-    who, n = s.name(), s.rng.randint(1, 12)
-    day = s.rng.choice(["Monday", "Tuesday", "Wednesday", "Thursday",
-                        "Friday", "Saturday", "Sunday"])
-    hour = s.rng.randint(11, 22)
-    ref = s.letters(4, 4).upper()
-    return ("Book a table for %d people on %s at %d for %s."
-            % (n, day, hour, who),
-            {"name": who, "people": n, "when": {"day": day, "hour": hour}},
-            {"reference": ref},
-            "The table is booked, the reference is %s." % ref)
-
-
-def _contact(s):
-    who, phone, city = s.name(), s.digits(6), s.city()
-    return ("Add the contact %s with the phone number %s in %s."
-            % (who, phone, city),
-            {"person": {"name": who, "phone": phone,
-                        "address": {"city": city}}},
-            {"saved": True}, "%s was added." % who)
-
-
-def _event(s):
-    title = " ".join(s.words(1, 2))
-    guests = s.distinct(s.rng.randint(1, 4), s.name)
-    return ("Create the event %s with %s." % (title, ", ".join(guests)),
-            {"title": title, "guests": guests}, {"id": s.rng.randint(1, 999)},
-            "The event %s was created." % title)
-
-
-def _light(s):
-    room = s.word()
-    on, level = s.rng.random() < 0.5, s.rng.randint(0, 100)
-    return ("Switch %s the light in the %s with brightness %d."
-            % ("on" if on else "off", room, level),
-            {"room": room, "on": on, "brightness": level}, {"ok": True},
-            "The light in the %s is %s." % (room, "on" if on else "off"))
-
-
-def _search(s):
-    query, n = " ".join(s.words(1, 3)), s.rng.randint(1, 20)
-    found = s.word() + s.rng.choice([".txt", ".c", ".md", ".pdf"])
-    return (s.rng.choice(["Search the files for %s and show %d results.",
-                          "Find files about %s, at most %d."]) % (query, n),
-            {"query": query, "limit": n}, {"files": [found]},
-            "I found %s." % found)
-
-
-def _user(s):
-    n, who, mail = s.integer(1, 9999), s.name(), s.word()
-    return (s.rng.choice(["Who is the user with the id %d?",
-                          "Get the user %d.", "Look up user %d."]) % n,
-            {"id": n}, {"name": who, "mail": mail + "@example.org"},
-            "User %d is %s." % (n, who))
-
-
-def _files(s):
-    path = "/" + "/".join(s.words(1, 3))
-    text = " ".join(s.words(1, 6))
-    return (s.rng.choice(["Read the file %s.", "Show me the file %s.",
-                          "What is in the file %s?"]) % path,
-            {"path": path}, text, "The file says: %s" % text)
-
-
-def _location_weather(s):
-    return _weather(s, "location")
-
-
-CATALOGUE = [
-    (definition("get_weather", "Get the weather in a city", {
-        "city": _t("string", "Name of the city"),
-        "unit": _t("string", enum=["celsius", "fahrenheit"])},
-        ["city"]), _weather),
-    (definition("get_weather", "Get the current weather", {
-        "location": _t("string"),
-        "unit": _t("string", enum=["celsius", "fahrenheit"])},
-        ["location"]), _location_weather),
-    (definition("get_current_weather", "Get the weather in a place", {
-        "location": _t("string", "The city"),
-        "unit": _t("string", enum=["celsius", "fahrenheit"])},
-        ["location"]), _location_weather),
-    (definition("get_time", "Get the local time in a city", {
-        "city": _t("string")}), _time),
-    (definition("calculator", "Calculate with two numbers", {
-        "operation": _t("string", enum=["add", "subtract", "multiply"]),
-        "a": _t("number"), "b": _t("number")}), _calculator),
-    (definition("send_message", "Send a message to a person", {
-        "to": _t("string", "Who gets it"), "text": _t("string")}), _message),
-    (definition("set_timer", "Set a timer", {
-        "minutes": _t("integer")}), _timer),
-    (definition("convert_currency", "Convert an amount of money", {
-        "amount": _t("number"), "from": _t("string"),
-        "to": _t("string")}), _currency),
-    (definition("book_table", "Book a table in the restaurant", {
-        "name": _t("string"), "people": _t("integer"),
-        "when": _t("object", properties={
-            "day": _t("string"), "hour": _t("integer")})}), _table),
-    (definition("add_contact", "Add a contact to the address book", {
-        "person": _t("object", properties={
-            "name": _t("string"), "phone": _t("string"),
-            "address": _t("object", properties={
-                "city": _t("string")})})}), _contact),
-    (definition("create_event", "Create an event in the calendar", {
-        "title": _t("string"),
-        "guests": _t("array", items=_t("string"))}), _event),
-    (definition("set_light", "Switch a light", {
-        "room": _t("string"), "on": _t("boolean"),
-        "brightness": _t("integer", "0 to 100")}), _light),
-    (definition("search_files", "Search the files", {
-        "query": _t("string"), "limit": _t("integer")}), _search),
-    (definition("get_user", "Get a user by id", {
-        "id": _t("integer")}), _user),
-    (definition("read_file", "Read a file", {
-        "path": _t("string", "Path of the file")}), _files),
-]
-
-
-def known_request(src, tool_index=None):
-    """A request to a tool of the catalogue, in plain words."""
-    if tool_index is None:
-        tool_index = src.rng.randrange(len(CATALOGUE))
-    tool, make = CATALOGUE[tool_index]
-    user, args, result, answer = make(src)
-    if not isinstance(result, str):
-        spaced = src.rng.random() < 0.5
-        result = json.dumps(result, separators=None if spaced else (",", ":"))
-    return Request(tool, user, args, result, answer,
-                   "I need the tool %s." % tool["function"]["name"])
+def _free_result(src):
+    r = src.rng
+    return r.choice([src.word, lambda: str(r.randint(0, 9999)),
+                     lambda: " ".join(src.words(2, 4))])()
 
 
 def _value(src, kind):
@@ -268,11 +94,20 @@ def _parameters(src, low, high):
     out = []
     for name in names:
         kind = src.rng.choice(kinds)
-        schema = _t(kind, src.word() if src.rng.random() < 0.2 else None)
+        schema = {"type": kind}
+        if src.rng.random() < 0.2:
+            schema["description"] = src.word()
         if kind == "array":
-            schema["items"] = _t("string")
+            schema["items"] = {"type": "string"}
         out.append((name, schema, _value(src, kind)))
     return out
+
+
+def _spelled(value):
+    """_said, with the members of an object one by one."""
+    if not isinstance(value, dict):
+        return _said(value)
+    return "with " + _list([(k, _spelled(v)) for k, v in value.items()])
 
 
 def _list(pairs):
@@ -282,7 +117,13 @@ def _list(pairs):
     return ", ".join(said[:-1]) + " and " + said[-1]
 
 
+# How a call by name begins.
 BY_NAME = ("Call", "Use", "Call the tool", "Use the tool", "Please call")
+
+
+def _by_name(src, name, pairs):
+    return (src.rng.choice(BY_NAME) + " " + name
+            + (" with " + _list(pairs) if pairs else "") + ".")
 
 
 def made_up_request(src):
@@ -304,32 +145,23 @@ def made_up_request(src):
         while box in properties:
             box = src.identifier()
         inner = _parameters(src, 1, 3)
-        properties[box] = _t("object", properties={
-            k: schema for k, schema, _ in inner})
+        properties[box] = {"type": "object", "properties": {
+            k: schema for k, schema, _ in inner}}
         args[box] = {k: v for k, _, v in inner}
-        pairs.append((box, "with " + _list([(k, _said(v))
-                                            for k, _, v in inner])))
-    user = r.choice(BY_NAME) + " " + name
-    user += (" with " + _list(pairs) if pairs else "") + "."
+        pairs.append((box, _spelled(args[box])))
     description = r.choice(["", "Tool %s" % name, src.word().capitalize()
                             + " the " + src.word(), "Does %s" % src.word()])
     required = [k for k in properties if k not in optional]
     tool = definition(name, description, properties, required)
     if r.random() < 0.3:
         tool["function"]["parameters"]["additionalProperties"] = False
-    result = r.choice([src.word, lambda: str(r.randint(0, 9999)),
-                       lambda: " ".join(src.words(2, 4))])()
-    return Request(tool, user, args, result, "The result is %s." % result,
-                   "I need the tool %s." % name)
+    result = _free_result(src)
+    return Request(tool, _by_name(src, name, pairs), args, result,
+                   "The result is %s." % result, "I need the tool %s." % name,
+                   named=True)
 
 
 NO_TOOL = "I have no tool for that."
-
-
-def purpose(tool):
-    """Tools of one purpose never stand in one list: a wish would fit both."""
-    name = tool["function"]["name"]
-    return "weather" if name.endswith("weather") else name
 
 
 def tool_list(src, needed, forbidden, size):
@@ -339,7 +171,7 @@ def tool_list(src, needed, forbidden, size):
     size = max(size, len(tools), 1)
     taken = {purpose(t) for t in tools + forbidden}
     while len(tools) < size:
-        other = (src.rng.choice(CATALOGUE)[0] if src.rng.random() < 0.7
+        other = (draw(src).definition if src.rng.random() < 0.7
                  else made_up_request(src).tool)
         if purpose(other) not in taken:
             taken.add(purpose(other))
@@ -349,39 +181,56 @@ def tool_list(src, needed, forbidden, size):
 
 
 def _single(src):
-    return (known_request(src) if src.rng.random() < 0.55
+    return (known_request(src) if src.rng.random() < 0.6
             else made_up_request(src))
 
 
-def exchange(src, kind=None):
+def _twice(src):
+    """One tool of the catalogue wanted twice, sometimes in one sentence."""
+    tool = draw(src)
+    wishes = [known_request(src, tool), known_request(src, tool)]
+    if (tool.kind.pair and src.rng.random() < 0.5
+            and tool.kind.pair[1] in tool.slots):
+        form, slot = tool.kind.pair
+        name = tool.slots[slot]
+        for wish in wishes:
+            wish.args = {name: wish.args[name]}
+        return wishes, form % tuple(w.args[name] for w in wishes)
+    return wishes, None
+
+
+def exchange(src, kind=None, named=None):
     """(tools needed, tools forbidden, Exchange).
 
     kind: "one" (one call), "two" (two calls in one message), "none" (no tool
-    fits); drawn when not given.
+    fits); drawn when not given.  named: chance that a wish without a fitting
+    tool names the missing one.
     """
     kind = kind or src.rng.choices(["one", "two", "none"], [6, 3, 3])[0]
     if kind == "none":
-        wish = _single(src)
-        return [], [wish.tool], Exchange("tools", wish.user,
-                                         "No tool fits.", answer=NO_TOOL)
+        wish = (_single(src) if named is None else made_up_request(src)
+                if src.rng.random() < named else known_request(src))
+        think = "No tool fits."
+        if wish.named:
+            think = wish.think + " It is not in the list."
+        return [], [wish.tool], Exchange("tools", wish.user, think,
+                                         answer=NO_TOOL)
+    user = None
     if kind == "one":
         wishes = [_single(src)]
+    elif src.rng.random() < 0.3:
+        wishes, user = _twice(src)
     else:
-        first = _single(src)
-        second = _single(src)
-        if src.rng.random() < 0.4 and first.tool in [c[0] for c in CATALOGUE]:
-            index = [c[0] for c in CATALOGUE].index(first.tool)
-            second = known_request(src, index)
-        elif purpose(second.tool) == purpose(first.tool):
+        wishes = [_single(src), _single(src)]
+        if purpose(wishes[0].tool) == purpose(wishes[1].tool):
             return exchange(src, kind)
-        wishes = [first, second]
     needed = []
     for wish in wishes:
         if wish.tool not in needed:
             needed.append(wish.tool)
     users = [w.user for w in wishes]
     ends = users[0][-1] in ".?!"
-    out = Exchange("tools", (" " if ends else "\n").join(users),
+    out = Exchange("tools", user or (" " if ends else "\n").join(users),
                    " ".join(w.think for w in wishes),
                    [(w.tool["function"]["name"], w.args) for w in wishes],
                    [w.result for w in wishes],

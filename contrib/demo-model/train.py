@@ -5,7 +5,9 @@
 
 The learning rate rises for a moment, stays, and falls to zero over the last
 part of the run, whose length is given in steps or in minutes (whichever ends
-first).  Writes work/model.pt (weights and params) and work/train.log.
+first).  Writes work/model.pt (weights and params), every minute, and
+work/train.log.  What --init FILE --done SHARE goes on from may be such a
+model.pt of a run that was cut off.
 """
 
 import argparse
@@ -22,8 +24,8 @@ import checkpoint
 import config
 import model as network
 import quant
-from batches import (MAX_LONG, MAX_PATCHES, MAX_SHORT, MEAN, STD, Loader,
-                     Maker, is_long)
+from batches import (LONG_EVERY, MAX_LONG, MAX_PATCHES, MAX_SHORT, MEAN, STD,
+                     Loader, Maker, is_long)
 from generate import GROUPS
 from muon import Muon, split_parameters
 from tasks_image import LABELS
@@ -137,12 +139,15 @@ def options():
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--warm", type=int, default=600,
                         help="steps before long texts come in")
-    parser.add_argument("--init", help="checkpoint to go on from")
+    parser.add_argument("--init", help="directory of a checkpoint, or "
+                        "model.pt, to go on from")
+    parser.add_argument("--done", type=float, default=0,
+                        help="share of the run that --init has behind it")
     parser.add_argument("--hold", type=float, default=0.45,
                         help="share of the run at the full learning rate")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.003)
-    parser.add_argument("--fitting", type=float, default=0.04,
+    parser.add_argument("--fitting", type=float, default=0.1,
                         help="share of chats that practise whether a tool "
                         "fits")
     parser.add_argument("--quant-from", type=float, default=0.75,
@@ -158,6 +163,14 @@ def save(net, path):
     os.replace(path + ".new", path)
 
 
+def trained(path):
+    """The model that save() wrote."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    net = network.Model(saved["params"])
+    net.load_state_dict(saved["state"])
+    return net
+
+
 class Trainer:
     def __init__(self, opt):
         self.opt = opt
@@ -166,7 +179,8 @@ class Trainer:
         torch.set_float32_matmul_precision("high")
         params = config.tiny() if opt.tiny else config.target()
         if opt.init:
-            self.net = checkpoint.load(opt.init).train().to(self.device)
+            self.net = (trained(opt.init) if opt.init.endswith(".pt") else
+                        checkpoint.load(opt.init)).train().to(self.device)
         else:
             self.net = network.Model(params).to(self.device)
         self.tutor = Tutor(params["dim"]).to(self.device)
@@ -183,11 +197,17 @@ class Trainer:
         self.begin = time.time()
 
     def progress(self, step):
-        return max(step / self.opt.steps,
+        part = max(step / self.opt.steps,
                    (time.time() - self.begin) / 60 / self.opt.minutes)
+        return self.opt.done + (1 - self.opt.done) * part
+
+    def rounds(self, step, progress):
+        """Whether a step sees the experts through 4-bit rounding: every
+        other one towards the end, but none with long texts."""
+        return (progress > self.opt.quant_from and step % 2 == 0
+                and not is_long(step, self.opt.warm))
 
     def see_rounded(self, rounded):
-        """Whether the experts are seen through 4-bit rounding."""
         for layer in self.net.layers:
             layer.experts.fake = quant.straight_through if rounded else None
 
@@ -203,11 +223,11 @@ class Trainer:
     def compile(self, args):
         """Meets every variant of the step once, before the clock runs."""
         maker = Maker(*args)
-        for step in (0, self.opt.warm + 3 - self.opt.warm % 4):
+        long = self.opt.warm - self.opt.warm % LONG_EVERY + LONG_EVERY - 1
+        for step, rounded in ((0, False), (0, True), (long, False)):
             batch = to_device(maker.stream(step), self.device)
-            for rounded in (False, True):
-                self.see_rounded(rounded)
-                self.forward(step, batch)
+            self.see_rounded(rounded)
+            self.forward(step, batch)
         self.net.zero_grad(set_to_none=True)
 
     def one(self, step, batch, share):
@@ -239,13 +259,13 @@ class Trainer:
             self.note(compiled=True)
         self.begin = saved = time.time()
         path = os.path.join(opt.out, "model.pt")
-        step = 0
+        step = 0                # of this run: --done counts in the rate only
         while self.progress(step) < 1:
             progress = self.progress(step)
             share = rate(progress, step, hold=self.opt.hold)
-            self.see_rounded(progress > opt.quant_from and step % 2 == 0)
+            self.see_rounded(self.rounds(step, progress))
             entropy, right = self.one(step, source.get(), share)
-            if step % 200 in (0, 3):
+            if step % 200 in (0, LONG_EVERY - 1):
                 self.report(step, share, entropy, right)
             if time.time() - saved > 60:
                 save(self.net, path)

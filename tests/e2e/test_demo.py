@@ -97,8 +97,7 @@ def test_logprobs_of_given_ids(demo):
 
 
 def test_tool_round_trip(demo):
-    first = create(demo, "What is the weather in Paris?", tools=WEATHER,
-                   tool_choice="required")
+    first = create(demo, "What is the weather in Paris?", tools=WEATHER)
     call = first.choices[0].message.tool_calls[0]
     assert first.choices[0].finish_reason == "tool_calls"
     assert json.loads(call.function.arguments) == {"city": "Paris"}
@@ -109,7 +108,65 @@ def test_tool_round_trip(demo):
     done = demo.openai().chat.completions.create(
         model="demo", messages=history, tools=WEATHER, temperature=0,
         max_tokens=200)
-    assert done.choices[0].message.content
+    assert done.choices[0].message.content == "It is 21 degrees in Paris."
+
+
+def tool(name, description=None, **properties):
+    """A definition as short as a newcomer writes it."""
+    function = {"name": name, "parameters": {
+        "type": "object", "properties": {k: {"type": v}
+                                         for k, v in properties.items()}}}
+    if description:
+        function["description"] = description
+    return {"type": "function", "function": function}
+
+
+PLAIN = [
+    ("What is the weather in Paris?", tool("get_weather", city="string"),
+     {"city": "Paris"}),
+    ("What's the weather like in Boston?",
+     tool("get_current_weather", "Get the current weather",
+          location="string", unit="string"), {"location": "Boston"}),
+    ("What time is it in UTC?", tool("get_time", timezone="string"),
+     {"timezone": "UTC"}),
+    ("What time is it?", tool("get_time"), {}),
+    ("Use the calculator for 12 * 7.", tool("calculator",
+                                            expression="string"),
+     {"expression": "12 * 7"}),
+    ("Search for red apples.", tool("search", query="string"),
+     {"query": "red apples"}),
+    ("Send an email to anna@example.org with the subject lunch: see you soon",
+     tool("send_email", to="string", subject="string", body="string"),
+     {"to": "anna@example.org", "subject": "lunch", "body": "see you soon"}),
+]
+
+
+@pytest.mark.parametrize("company", ["alone", "among others"])
+@pytest.mark.parametrize("text, wanted, args", PLAIN)
+def test_plain_tools_are_called(demo, text, wanted, args, company):
+    """Nothing asks for the call but the model."""
+    name = wanted["function"]["name"]
+    others = {t["function"]["name"]: t for _, t, _ in PLAIN}
+    tools = ([wanted] if company == "alone" else
+             [wanted if n == name else t for n, t in others.items()
+              if n == name or "weather" not in n])
+    message = create(demo, text, tools=tools).choices[0].message
+    calls = message.tool_calls
+    assert calls and len(calls) == 1, message.content
+    assert calls[0].function.name == name
+    assert json.loads(calls[0].function.arguments) == args
+
+
+def test_what_is_not_there_is_not_made_up(demo):
+    for text in ("What is the weather in Paris?", "Call open_door."):
+        message = create(demo, text, tools=[
+            tool("calculator", expression="string")]).choices[0].message
+        assert not message.tool_calls
+        assert message.content == "I have no tool for that."
+    told = user("Anna's cat is called Tom. What is Anna's phone number?")
+    done = demo.openai().chat.completions.create(
+        model="demo", messages=told, temperature=0, max_tokens=40)
+    assert "not known" in done.choices[0].message.content
 
 
 def test_structured_answers(demo):
