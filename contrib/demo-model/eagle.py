@@ -200,9 +200,9 @@ class Teacher:
 
 def fit(opt, device):
     teacher = Teacher(opt.model, opt.model + "/tekken.json", device,
-                      opt.seed)
+                      opt.seed, opt.size)
     loader = batches.Loader(opt.workers, 0, opt.model + "/tekken.json",
-                            opt.seed, 16384, 3072, 10 ** 9)
+                            opt.seed, opt.size, 3072, 10 ** 9)
     torch.manual_seed(opt.seed)
     head = Head(config.eagle(teacher.net.params)).to(device)
     output = teacher.net.output.weight.detach()
@@ -278,14 +278,14 @@ def held_out_streams(encoder, seed, count, size=16384):
         yield stream.finish()
 
 
-def measure(model, directory, device="cpu", count=6, seed=1):
+def measure(model, directory, device="cpu", count=6, size=16384, seed=1):
     """Mean tokens a step on held-out chats."""
     encoder = chatfmt.Encoder(model + "/tekken.json")
     teacher = Teacher(model, model + "/tekken.json", device, seed)
     head = load(directory).to(device)
     output = teacher.net.output.weight
     tokens = steps = 0
-    for stream in held_out_streams(encoder, seed, count):
+    for stream in held_out_streams(encoder, seed, count, size):
         t, s = acceptance(head, output, teacher.material(stream, 384, 999))
         tokens, steps = tokens + t, steps + s
     return tokens / steps, tokens
@@ -301,6 +301,8 @@ def main():
     parser.add_argument("--steps", type=int, default=10 ** 9)
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--size", type=int, default=16384,
+                        help="tokens of a stream")
     parser.add_argument("--streams", type=int, default=6,
                         help="streams of held-out text to measure on")
     parser.add_argument("--seed", type=int, default=2)
@@ -311,7 +313,8 @@ def main():
         teacher, head = fit(opt, device)
         save(teacher, head, opt.out)
         opt.head = opt.out
-    share, tokens = measure(opt.model, opt.head, device, opt.streams)
+    share, tokens = measure(opt.model, opt.head, device, opt.streams,
+                            opt.size)
     print("%.3f tokens a step over %d tokens" % (share, tokens))
 
 

@@ -38,8 +38,9 @@ def run_all(todo, answer_many, show=0):
     return result
 
 
-def answerer(decoder, size):
-    """answer_many() over a Decoder, `size` prompts at a time."""
+def answerer(decoder, size, limit):
+    """answer_many() over a Decoder, `size` prompts at a time, each answered
+    with up to `limit` tokens."""
     encoder = decoder.encoder
 
     def answer_many(chats):
@@ -52,7 +53,7 @@ def answerer(decoder, size):
         while prompts:
             take = size if len(prompts[0][1]) < 4096 else max(1, size // 16)
             part, prompts = prompts[:take], prompts[take:]
-            out = decoder.generate([(ids, s) for _, ids, s in part])
+            out = decoder.generate([(ids, s) for _, ids, s in part], limit)
             for (n, _, _), new in zip(part, out):
                 replies[n] = decode.parse(encoder, new)
         return replies
@@ -70,6 +71,7 @@ def options():
     parser.add_argument("--show", type=int, default=0,
                         help="print so many wrong answers of each task")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=256)
     return parser.parse_args()
 
 
@@ -87,7 +89,8 @@ def evaluate(directory, opt):
             continue
         todo = cases.cases(task, opt.seed, count,
                            lambda t: len(encoder.text(t)))
-        right = run_all(todo, answerer(decoder, opt.batch), opt.show)
+        right = run_all(todo, answerer(decoder, opt.batch, opt.max_tokens),
+                        opt.show)
         out[task] = (sum(right), len(right))
     return out
 
