@@ -64,6 +64,7 @@ int detokenize_command(int argc, char **argv);
 int filter_command(int argc, char **argv);
 int check_command(int argc, char **argv);
 int pack_command(int argc, char **argv);
+int diagnose_command(int argc, char **argv);
 int bench_command(int argc, char **argv);
 
 #endif

@@ -23,6 +23,10 @@ static const struct command commands[] = {
      "prompts of token ids in, generated ids out", generate_command},
     {"check", "[--config FILE] [--model DIR] [--backend NAME]",
      "the machine, the model and the memory plan", check_command},
+    {"diagnose", "[--config FILE] [--url URL] [--user NAME] "
+     "[--web-user NAME]",
+     "what keeps an installation from serving, and how to mend it",
+     diagnose_command},
     {"pack", "--model DIR --out FILE [--dummy]",
      "the weights in the form that the GPU holds, for quick restarts",
      pack_command},

@@ -49,9 +49,8 @@ startup_model_name(const struct conf *c)
     return name;
 }
 
-/* Path of the tokenizer file in out. */
-static void
-tokenizer_path(const struct conf *c, char *out, size_t n)
+void
+startup_tokenizer(const struct conf *c, char *out, size_t n)
 {
     if (c->tokenizer)
         snprintf(out, n, "%s", c->tokenizer);
@@ -185,7 +184,7 @@ startup_plan(struct service *s, const struct conf *c, struct err *e)
 
     memset(s, 0, sizeof *s);
     s->conf = c;
-    tokenizer_path(c, path, sizeof path);
+    startup_tokenizer(c, path, sizeof path);
     int rc = open_backend(s, e);
     if (rc == 0)
         rc = tok_load(path, &s->tok, e);

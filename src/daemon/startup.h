@@ -67,6 +67,9 @@ void startup_stop(struct service *s);
 /* The plan as a table for people, appended to out. */
 int startup_plan_text(const struct service *s, struct buf *out);
 
+/* Path of the tokenizer file, cut to n bytes. */
+void startup_tokenizer(const struct conf *c, char *out, size_t n);
+
 /* First of the served names. Static buffer. */
 const char *startup_model_name(const struct conf *c);
 
