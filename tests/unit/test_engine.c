@@ -288,6 +288,22 @@ test_refusals(void **state)
     c.req.n_top = BACKEND_TOP_MAX + 1;
     assert_int_equal(client_submit(&c, g.en), ERR_RANGE);
     c.req.n_top = -1;
+    struct engine_word word = {&bad, 1}; /* one id belongs to bad */
+    c.req.word = &word;
+    c.req.n_word = 1;
+    assert_int_equal(client_submit(&c, g.en), ERR_RANGE);
+    c.req.n_word = 0;
+    c.req.repetition = (struct engine_repetition){1, 4, 1};
+    assert_int_equal(client_submit(&c, g.en), ERR_RANGE);
+    c.req.repetition = (struct engine_repetition){5, 4, 2};
+    assert_int_equal(client_submit(&c, g.en), ERR_RANGE);
+    c.req.repetition = (struct engine_repetition){0};
+    c.req.ask = c.prompt; /* for a device that does not take it */
+    c.req.n_ask = 1;
+    c.req.n_top = 0;
+    assert_int_equal(client_submit(&c, g.en), ERR_UNSUPPORTED);
+    c.req.n_ask = 0;
+    c.req.n_top = -1;
     static int32_t bias_id[BACKEND_BIAS_MAX + 1];
     static float bias[BACKEND_BIAS_MAX + 1];
     c.req.sampling.bias_id = bias_id;
