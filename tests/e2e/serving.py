@@ -25,10 +25,20 @@ KEY = "sk-00112233445566778899aabbccddeeff0011223344556677"
 OTHER_KEY = "sk-ffeeddccbbaa99887766554433221100ffeeddccbbaa9988"
 
 
+def free_ports(n):
+    """Ports that nobody has, all different: each is held until all are."""
+    sockets = [socket.socket() for _ in range(n)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def wait_for(what, condition, timeout=30.0, process=None):
@@ -141,8 +151,7 @@ class Nginx:
         self.daemon = daemon
         self.replace = list(replace)    # (old, new) in the tree's files
         self.extra = extra              # directives of the server block
-        self.port = free_port()
-        self.tls_port = free_port()
+        self.port, self.tls_port = free_ports(2)
         self.process = None
 
     def _files(self):
