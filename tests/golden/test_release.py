@@ -29,6 +29,14 @@ FORMS = {
     "fp8": {"quantization": {"qformat_weight": "fp8_e4m3",
                              "qscheme_act": "TENSOR"}},
     "bf16": {},
+    "images": {"vision_encoder": {
+        "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 192, "patch_size": 14, "num_channels": 3,
+        "image_size": 56, "max_image_size": 56, "rope_theta": 10000.0,
+        "spatial_merge_size": 2, "mm_projector_id": "patch_merge",
+        "add_pre_mm_projector_layer_norm": True, "adapter_bias": False,
+        "image_token_id": 10, "image_break_token_id": 12,
+        "image_end_token_id": 13}},
 }
 
 
@@ -59,7 +67,7 @@ def test_files_hold_what_a_dummy_load_makes(form, tmp_path):
     header = json.loads(last[8:8 + int.from_bytes(last[:8], "little")])
     kinds = {n.rsplit(".", 1)[1] for n in header if n != "__metadata__"}
     assert kinds == {"nvfp4": {"input_global_scale"}, "fp8": {"qscale_act"},
-                     "bf16": set()}[form]
+                     "bf16": set(), "images": set()}[form]
 
 
 @pytest.mark.skipif(not CUDA, reason="built without CUDA")
