@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 #include <utime.h>
@@ -262,6 +263,10 @@ pack_small(void **state)
     made_init(&made);
     made_text(&made, "params.json", small_params);
     made_native(&made, &small, MADE_NVFP4);
+    /* No two tensors alike. */
+    for (size_t i = 0; i < made.n; i++)
+        if (made.tensor[i].n_dim == 2)
+            made.tensor[i].fill = (uint8_t)(i * 37 % 0x7f);
     made_write(&made, "consolidated");
     snprintf(path, sizeof path, "%s.packed", made.dir);
     memset(&c, 0, sizeof c);
@@ -284,6 +289,66 @@ drop_small(void **state)
     unlink(path);
     made_free(&made);
     return 0;
+}
+
+/* Row `to` of the packed matrix at `packed` is row r of w. */
+static void
+same_row(const void *packed, const struct weight *w, int r, int to)
+{
+    float row[512];
+    struct err e = {0};
+    const void *data = model_data(model, w->data, &e);
+    const void *block = w->block ? model_data(model, w->block, &e) : NULL;
+    assert_non_null(data);
+    assert_true(w->cols <= 512);
+    weight_row(w, data, block, r, row);
+    for (int k = 0; k < (int)w->cols; k++) {
+        float got;
+        if (w->format == WEIGHT_NVFP4)
+            got = unit_value(packed, 1, to, k) * w->scale;
+        else
+            got = bf16_to_float(((const uint16_t *)packed)[to * w->cols + k]);
+        if (got != row[k])
+            fail_msg("%s row %d column %d: %g, expected %g", w->data->name,
+                     r, k, (double)got, (double)row[k]);
+    }
+}
+
+static void
+a_packed_file_has_every_matrix_at_its_place(void **state)
+{
+    FILE *f = fopen(path, "r");
+    size_t n = PACKED_HEADER + c.weight_bytes;
+    char *map = mmap(NULL, n, PROT_READ, MAP_SHARED, fileno(f), 0);
+    assert_true(map != MAP_FAILED);
+    plan_weights(&c, map + PACKED_HEADER);
+    for (int i = 0; i < small.text.n_layers; i++) {
+        const struct layer_weights *l = &model_text(model)->layer[i];
+        const struct cuda_layer *d = &c.layer[i];
+        for (int e = 0; e <= small.text.n_experts; e++) {
+            const struct mlp_weights *m =
+                e < small.text.n_experts ? &l->expert[e] : &l->shared;
+            const char *w13 = (char *)d->w13 + (size_t)e * d->stride13;
+            const char *w2 = (char *)d->w2 + (size_t)e * d->stride2;
+            for (int r = 0; r < 64; r++) {
+                same_row(w13, &m->w1, r, r / 8 * 16 + r % 8);
+                same_row(w13, &m->w3, r, r / 8 * 16 + 8 + r % 8);
+                same_row(w2, &m->w2, r, r);
+            }
+            assert_true(d->scale13[2 * e] == 128 * m->w1.scale);
+            assert_true(d->scale13[2 * e + 1] == 128 * m->w3.scale);
+            assert_true(d->scale2[e] == 128 * m->w2.scale);
+        }
+        same_row(d->gate.data, &l->gate, 3, 3);
+        same_row(d->wq_a.data, &l->wq_a, 63, 63);
+        same_row(d->wkv_a.data, &l->wkv_a, 319, 319);
+        same_row(d->wo.data, &l->wo, 10, 10);
+        same_row(d->kv_b.data, &l->wkv_b, 200, 200);
+    }
+    same_row(c.embeddings.data, &model_text(model)->embeddings, 7, 7);
+    same_row(c.output.data, &model_text(model)->output, 63, 63);
+    munmap(map, n);
+    fclose(f);
 }
 
 static void
@@ -370,6 +435,7 @@ main(void)
         cmocka_unit_test(rows_of_gate_and_up_alternate_in_eights),
         cmocka_unit_test(keys_are_turned_and_values_kept),
 #define SMALL(f) cmocka_unit_test_setup_teardown(f, pack_small, drop_small)
+        SMALL(a_packed_file_has_every_matrix_at_its_place),
         SMALL(a_packed_file_belongs_to_its_checkpoint),
         SMALL(a_packed_file_belongs_to_its_layout),
         SMALL(a_damaged_packed_file_is_refused),
