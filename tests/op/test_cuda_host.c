@@ -62,6 +62,7 @@ a_driver_that_is_missing_is_told(void **state)
     assert_int_equal(driver_explain(&s, NULL), 0);
 }
 
+/* AC-36 */
 static void
 a_part_without_kernels_is_told(void **state)
 {

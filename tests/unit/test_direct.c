@@ -164,6 +164,7 @@ cached_pages(void)
     return n;
 }
 
+/* AC-42 */
 static void
 reads_leave_no_page_cache(void **state)
 {
