@@ -218,9 +218,10 @@ struct backend_ops {
                         int width, uint64_t *handle, struct err *e);
     void (*free_image)(struct backend *b, uint64_t handle);
     /* Optional (NULL: never). True while vectors are still to be made: those of
-     * *handle, or with NULL of any image. They are made bit by bit between
+     * *handle, or with NULL of any image. They are made bit by bit beside the
      * steps; a step that uses them, or another encode_image, waits for the
-     * rest. */
+     * rest. The engine asks before each step and, while there is nothing else
+     * to do, every millisecond. */
     bool (*image_pending)(struct backend *b, const uint64_t *handle);
 
     /* Optional: writes the weights of m as `load` wants them into a file for

@@ -68,6 +68,7 @@ static void cancel_all(struct engine *en, struct list *cancels);
 static void cache_reset(struct engine *en);
 static void publish(struct engine *en);
 static void turn(struct engine *en);
+static void nap(struct engine *en);
 static bool launch(struct engine *en);
 static void land(struct engine *en);
 static void time_step(struct engine *en, const struct step *st,
@@ -386,9 +387,29 @@ turn(struct engine *en)
     bool launched = !idle(en) && en->n_fly < en->depth && launch(en);
     if (en->n_fly == en->depth || (en->n_fly > 0 && !launched))
         land(en);
+    else if (!launched && !idle(en) && en->step[en->n_step % 2].held)
+        nap(en);
     else if (!launched && !idle(en))
         unblock(en);
     reap(en);
+}
+
+/* An image is being encoded and nobody can do without: looks again in a
+ * millisecond, or when there is news. */
+static void
+nap(struct engine *en)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += 1000000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&en->lock);
+    if (!en->woken)
+        pthread_cond_timedwait(&en->wake, &en->lock, &t);
+    pthread_mutex_unlock(&en->lock);
 }
 
 /* Plans, builds and submits a step. False when there was nothing to submit. */

@@ -11,23 +11,25 @@ static bool needs_vectors(const struct request *r,
 
 int64_t
 images_prepare(struct request *r, uint32_t n_tok, struct backend *b,
-               bool alone, struct err *e)
+               bool *held, struct err *e)
 {
     for (size_t i = 0; i < r->in.n_image; i++) {
         const struct engine_image *im = &r->in.image[i];
         struct request_image *on = &r->image[i];
         if (!needs_vectors(r, im, r->n_sched, n_tok))
             continue;
-        bool later = !alone && pending(b, on->encoded ? &on->handle : NULL);
+        bool later = pending(b, on->encoded ? &on->handle : NULL), full = false;
         if (!later && !on->encoded) {
             int rc = b->ops->encode_image(b, im->pixels, im->height,
                                           im->width, &on->handle, e);
             if (rc != 0 && rc != ERR_AGAIN)
                 return rc;
-            on->encoded = rc == 0;
-            later = rc != 0 || (!alone && pending(b, &on->handle));
+            full = rc != 0;
+            on->encoded = !full;
+            later = !full && pending(b, &on->handle);
         }
-        if (later)
+        *held |= later;
+        if (later || full)
             n_tok = im->pos > r->n_sched ? im->pos - r->n_sched : 0;
     }
     return n_tok;

@@ -7,11 +7,11 @@
 
 /* Encodes what the next n_tok tokens of r need. Where the device has no room,
  * the share is cut before that image; so it is before one that is still being
- * encoded, unless r is `alone` in its step: others need not wait for it.
- * Returns the tokens that can be computed (0: none now), or a negative code:
- * ERR_DEVICE is fatal, others end r. */
+ * encoded, for others need not wait for it: then *held is set. Returns the
+ * tokens that can be computed (0: none now), or a negative code: ERR_DEVICE is
+ * fatal, others end r. */
 int64_t images_prepare(struct request *r, uint32_t n_tok, struct backend *b,
-                       bool alone, struct err *e);
+                       bool *held, struct err *e);
 
 /* Number of batch_image entries that the tokens [from, from + n_tok) of r
  * need, at most out's room of r->in.n_image; `first` is the place of token

@@ -54,11 +54,12 @@ step_build(struct step *st, const struct plan *p, struct backend *b,
 {
     struct batch *batch = &st->batch;
     batch->n_tok = batch->n_seq = batch->n_image = 0;
+    st->held = false;
     for (uint32_t i = 0; i < p->n; i++) {
         struct request *r = p->entry[i].r;
         int64_t n = p->entry[i].n_tok;
         if (r->in.n_image > 0)
-            n = images_prepare(r, (uint32_t)n, b, batch->n_seq == 0, e);
+            n = images_prepare(r, (uint32_t)n, b, &st->held, e);
         if (n == ERR_DEVICE)
             return ERR_DEVICE;
         int rc = n < 0 ? (int)n : image_room(st, r->in.n_image, e);

@@ -24,6 +24,8 @@ struct step {
     struct batch_image *image;
     uint32_t cap_image, max_out;
     uint64_t t_submit;
+    bool held;               /* a share was cut before an image that is still
+                                being encoded */
 };
 
 /* Called for a request that cannot take part in the step because of e, which

@@ -16,7 +16,8 @@ struct fake_options {
     int64_t fail_step;       /* -1; else the step whose collect fails */
     bool fail_submit;        /* ... or whose submit fails */
     uint32_t max_images;     /* handles at a time; 0 = no images */
-    uint32_t image_steps;    /* steps between which an image is made */
+    uint32_t image_steps;    /* steps and questions beside which an image is
+                                made */
     unsigned step_us;        /* time a step takes */
     uint64_t run_ns, pause_ns; /* its clock: each step, and before each */
 };
