@@ -285,6 +285,19 @@ def test_ready_means_that_a_token_was_drawn(make_server):
     assert server.metrics()["sirocco_generation_tokens_total"] == 1
 
 
+def test_a_daemon_that_hangs_is_not_healthy(make_server):
+    server = make_server(**null_conf(), replace=[
+        ("fastcgi_read_timeout 5s", "fastcgi_read_timeout 1s")])
+    server.daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        status, _, data = server.request("GET", "/health", timeout=20)
+        assert status == 504
+        assert error_of(data)["code"] == "engine_timeout"
+    finally:
+        server.daemon.process.send_signal(signal.SIGCONT)
+    assert server.request("GET", "/health")[0] == 200
+
+
 def test_reload_takes_new_values_over(make_server):
     server = make_server(**null_conf("rate=20"))
     chat = RawChat(server, max_tokens=40)
