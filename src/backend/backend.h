@@ -146,7 +146,6 @@ struct backend_limits {
     uint64_t kv_bytes;      /* 0 = what is left of the device's memory */
     uint64_t reserve_bytes; /* kept free */
     int threads;            /* cpu: 0 = one a core */
-    int device;             /* first accelerator */
     int n_devices;          /* 1 */
     struct model *draft;    /* EAGLE head (model_options.draft) that guesses
                                tokens for the next step, NULL = none; stays

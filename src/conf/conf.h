@@ -27,7 +27,7 @@ struct conf {
     uint64_t n_drafts;       /* tokens it guesses a step */
     /* memory and scheduling */
     int threads;             /* cpu back end; 0 = one a core */
-    int device, n_devices;
+    int n_devices;
     uint64_t kv_bytes, reserve_bytes;
     uint64_t max_context, max_running, max_queue, step_tokens;
     bool prefix_cache, overlap;

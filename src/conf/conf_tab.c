@@ -24,7 +24,8 @@ const struct conf_key conf_tab[] = {
     STRING("tokenizer", tokenizer, NULL, NULL, false,
            "tokenizer file (default: tekken.json in the model directory)"),
     STRING("backend", backend, "cpu", NULL, false,
-           "what runs the model: cpu, cuda, or null for tests"),
+           "what runs the model: cpu, cuda (cuda:1 for another GPU than the "
+           "first), or null for tests"),
     FLAG("dummy", dummy, "off", false,
          "random weights from the parameters alone, to measure speed"),
     STRING("packed", packed, NULL, NULL, false,
@@ -38,8 +39,6 @@ const struct conf_key conf_tab[] = {
     /* memory and scheduling */
     VALUE("threads", CONF_INT, threads, "0", 0, 1024, false,
           "threads of the cpu back end; 0 = one a core"),
-    VALUE("device", CONF_INT, device, "0", 0, 255, false,
-          "first accelerator to use"),
     VALUE("devices", CONF_INT, n_devices, "1", 1, 16, false,
           "accelerators to use"),
     VALUE("kv_cache", CONF_SIZE, kv_bytes, "0", 0, 64 * TIB, false,

@@ -89,7 +89,6 @@ set_limits(struct service *s)
         .kv_bytes = c->kv_bytes,
         .reserve_bytes = c->reserve_bytes,
         .threads = c->threads,
-        .device = c->device,
         .packed = c->packed,
         .draft = s->draft,
         .n_drafts = s->draft ? (uint32_t)c->n_drafts : 0,
