@@ -59,15 +59,15 @@ ring_slots(int width)
     return n < BARS ? n : BARS;
 }
 
+#if HOPPER_CODE
+
 /* Slot of column c: the inverse of the order above. */
-static __device__ __forceinline__ int
+DEV int
 slot_of(int c)
 {
     int a = c % 64 / 16, s = c % 16 / 4, b = c % 4 / 2;
     return c / 64 * 64 + 16 * s + 2 * a + 8 * b + c % 2;
 }
-
-#if HOPPER_CODE
 
 struct ring_state {
     int k, slot, width, w, wp;
