@@ -29,7 +29,8 @@ struct conf {
     int threads;             /* cpu back end; 0 = one a core */
     int n_devices;
     uint64_t kv_bytes, reserve_bytes;
-    uint64_t max_context, max_running, max_queue, step_tokens;
+    uint64_t max_context, max_running, max_queue, step_tokens,
+             prefill_chunk;
     bool prefix_cache, overlap;
     /* listening */
     char *socket;

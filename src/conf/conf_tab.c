@@ -56,6 +56,9 @@ const struct conf_key conf_tab[] = {
           "requests that may wait; more are answered 429"),
     VALUE("step_tokens", CONF_COUNT, step_tokens, "0", 0, 1 << 20, false,
           "token budget of a step; 0 = 8192 on cuda, 512 on cpu"),
+    VALUE("prefill_chunk", CONF_COUNT, prefill_chunk, "0", 0, 1 << 20, false,
+          "most tokens of one prompt a step, so that a long one leaves room "
+          "for others; 0 = the whole budget"),
     FLAG("prefix_cache", prefix_cache, "on", false,
          "keep the KV cache of finished prompts and reuse common prefixes"),
     FLAG("overlap", overlap, "on", false,

@@ -326,6 +326,7 @@ start_engine(struct service *s, struct err *e)
         .max_running = s->limits.max_seqs,
         .max_queue = (uint32_t)c->max_queue,
         .step_tokens = s->limits.max_step,
+        .prefill_chunk = (uint32_t)c->prefill_chunk,
         .max_context = s->limits.max_context,
         .n_blocks = s->plan.n_blocks,
         .prefix_cache = c->prefix_cache,

@@ -441,3 +441,17 @@ def test_parallel_requests_get_their_own_answers(server):
     for t in threads:
         t.join()
     assert together == alone
+
+
+@pytest.mark.parametrize("chunk", [0, 16, 100])
+def test_prefill_chunk(make_server, chunk):
+    """A prompt alone takes as many steps as the key says."""
+    server = make_server(backend="null:rate=0", tokenizer=TEKKEN,
+                         prefill_chunk=chunk)
+    before = server.metrics()["sirocco_step_tokens_count"]
+    status, body = server.json("POST", "/v1/completions", {
+        "prompt": list(range(100, 350)), "max_tokens": 1})
+    assert status == 200
+    steps = server.metrics()["sirocco_step_tokens_count"] - before
+    assert body["usage"]["prompt_tokens"] == 250
+    assert steps == (-(-250 // chunk) if chunk else 1)
