@@ -236,10 +236,27 @@ start_stream(struct reply *r)
     return r->ops->begin(r);
 }
 
+/* Tokens of the longest choice of each prompt. */
+static void
+count_longest(const struct reply *r)
+{
+    uint32_t most = 0;
+
+    for (int i = 0; i < r->n_slot; i++) {
+        if (r->slot[i].c.n_tokens > most)
+            most = r->slot[i].c.n_tokens;
+        if ((i + 1) % r->n_per_prompt == 0) {
+            metrics_observe(METRIC_REQUEST_LONGEST, most);
+            most = 0;
+        }
+    }
+}
+
 /* All slots are done. */
 static int
 end(struct reply *r)
 {
+    count_longest(r);
     int rc = r->f.stream ? r->ops->end(r) : r->ops->whole(r);
 
     if (rc != 0)

@@ -363,6 +363,7 @@ startup_load(struct service *s, struct err *e)
     if (rc != 0)
         return rc;
     metrics_set_model(startup_model_name(s->conf));
+    metrics_set_cache(KV_BLOCK, s->plan.n_blocks, s->conf->prefix_cache);
     struct api_parts parts = {
         .conf = s->conf, .tok = s->tok, .chat = s->chat,
         .filters = s->filters, .vocab = s->vocab, .engine = s->engine,

@@ -264,6 +264,8 @@ count_drafts(const struct seq_result *q, uint32_t n_kept)
     metrics_add(METRIC_DRAFTS, 1);
     metrics_add(METRIC_DRAFT_TOKENS, q->n_draft);
     metrics_add(METRIC_ACCEPTED_TOKENS, n_kept - 1);
+    for (uint32_t i = 0; i + 1 < n_kept && i < METRIC_PLACES; i++)
+        metrics_add(METRIC_ACCEPTED_AT + i, 1);
 }
 
 static void

@@ -280,6 +280,7 @@ count_admission(const struct sched *s, struct request *r)
     r->t_admit = clock_ns();
     metrics_add(METRIC_PROMPT_TOKENS, r->n_prompt);
     metrics_add(METRIC_CACHED_TOKENS, r->n_cached);
+    metrics_add(METRIC_COMPUTED_TOKENS, r->n_prompt - r->n_cached);
     metrics_observe(METRIC_QUEUE_TIME,
                     (double)(r->t_admit - r->t_submit) * 1e-9);
 }

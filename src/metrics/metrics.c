@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "metrics/process.h"
 
 struct value {
     _Atomic int64_t count;     /* counter, gauge by add, histogram count */
@@ -23,6 +24,10 @@ struct value {
 
 static struct value values[METRIC_N];
 static char model_name[256] = "";
+static struct {
+    uint32_t block, n_blocks;
+    bool prefixes;
+} cache;
 
 static double
 number_get(const struct value *v)
@@ -88,6 +93,14 @@ metrics_set_model(const char *name)
         model_name[n++] = *name == '\n' ? ' ' : *name;
     }
     model_name[n] = 0;
+}
+
+void
+metrics_set_cache(uint32_t block, uint32_t n_blocks, bool prefixes)
+{
+    cache.block = block;
+    cache.n_blocks = n_blocks;
+    cache.prefixes = prefixes;
 }
 
 /* Name as exposed: prefix, name, and _total for counters. */
@@ -160,13 +173,15 @@ put_histogram(struct buf *out, const struct metric_row *row,
 }
 
 static int
-put_metric(struct buf *out, enum metric m, const struct shape *s)
+put_metric(struct buf *out, enum metric m, const struct shape *s, bool first)
 {
     const struct metric_row *row = &metrics_tab[m];
     const struct value *v = &values[m];
-    bool first = m == 0 || strcmp(metrics_tab[m - 1].name, row->name) != 0;
-    int rc = first ? put_head(out, row, s) : 0;
 
+    if (row->quiet
+        && atomic_load_explicit(&v->count, memory_order_relaxed) == 0)
+        return 0;
+    int rc = first ? put_head(out, row, s) : 0;
     if (rc != 0)
         return rc;
     switch (row->type) {
@@ -184,6 +199,13 @@ put_metric(struct buf *out, enum metric m, const struct shape *s)
     }
 }
 
+static bool
+is_first(int m)
+{
+    return m == 0
+           || strcmp(metrics_tab[m - 1].name, metrics_tab[m].name) != 0;
+}
+
 static int
 put_vllm(struct buf *out)
 {
@@ -192,14 +214,39 @@ put_vllm(struct buf *out)
         const struct metric_row *row = &metrics_tab[m];
         struct shape s = {"vllm:", row->vllm, row->vllm_label, true};
         if (row->vllm != NULL)
-            rc = put_metric(out, m, &s);
+            rc = put_metric(out, m, &s, is_first(m));
     }
     for (const struct metric_alias *a = metrics_aliases;
          rc == 0 && a->vllm != NULL; a++) {
-        struct shape s = {"vllm:", a->vllm, NULL, true};
-        rc = put_metric(out, a->metric, &s);
+        struct shape s = {"vllm:", a->vllm, a->label, true};
+        rc = put_metric(out, a->metric, &s,
+                        a == metrics_aliases
+                            || strcmp(a[-1].vllm, a->vllm) != 0);
     }
     return rc;
+}
+
+/* What does not change: the value is 1, the facts are in the labels. */
+static int
+put_cache(struct buf *out, bool vllm)
+{
+    if (cache.block == 0)
+        return 0;
+    int rc = buf_printf(out, "# HELP sirocco_cache_info The KV cache.\n"
+                        "# TYPE sirocco_cache_info gauge\n"
+                        "sirocco_cache_info{model_name=\"%s\",block_size="
+                        "\"%" PRIu32 "\",blocks=\"%" PRIu32 "\","
+                        "prefix_cache=\"%s\"} 1\n", model_name, cache.block,
+                        cache.n_blocks, cache.prefixes ? "on" : "off");
+    if (rc != 0 || !vllm)
+        return rc;
+    return buf_printf(out, "# HELP vllm:cache_config_info The KV cache.\n"
+                      "# TYPE vllm:cache_config_info gauge\n"
+                      "vllm:cache_config_info{model_name=\"%s\",engine=\"0\""
+                      ",block_size=\"%" PRIu32 "\",num_gpu_blocks=\"%" PRIu32
+                      "\",enable_prefix_caching=\"%s\"} 1\n", model_name,
+                      cache.block, cache.n_blocks,
+                      cache.prefixes ? "True" : "False");
 }
 
 int
@@ -209,7 +256,10 @@ metrics_text(struct buf *out, bool vllm)
     for (int m = 0; rc == 0 && m < METRIC_N; m++) {
         const struct metric_row *row = &metrics_tab[m];
         struct shape s = {"sirocco_", row->name, row->label, false};
-        rc = put_metric(out, m, &s);
+        rc = put_metric(out, m, &s, is_first(m));
     }
-    return rc == 0 && vllm ? put_vllm(out) : rc;
+    if (rc == 0 && vllm)
+        rc = put_vllm(out);
+    rc = rc ? rc : put_cache(out, vllm);
+    return rc ? rc : process_put(out);
 }

@@ -22,8 +22,13 @@ void metrics_observe(enum metric m, double value);
 /* Value of the model_name label, copied; call once at start. */
 void metrics_set_model(const char *name);
 
+/* What the KV cache is, for the info metrics: tokens a block, blocks, whether
+ * prefixes are kept. Call once at start; without it they are left out. */
+void metrics_set_cache(uint32_t block, uint32_t n_blocks, bool prefixes);
+
 /* Appends all metrics in text format 0.0.4: our own names (sirocco_*), and with
- * vllm the vllm:* names of dashboards as well. Returns 0 or ERR_NOMEM. */
+ * vllm the vllm:* names of dashboards as well, and process_* of this process.
+ * Returns 0 or ERR_NOMEM. */
 int metrics_text(struct buf *out, bool vllm);
 
 #endif

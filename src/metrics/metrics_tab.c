@@ -4,13 +4,19 @@
 
 #define BUCKETS(array) array, sizeof(array) / sizeof *(array)
 #define GAUGE(name, vllm, help)                                            \
-    {METRIC_GAUGE, name, NULL, vllm, NULL, NULL, 0, help}
+    {METRIC_GAUGE, name, NULL, vllm, NULL, NULL, 0, help, false}
 #define COUNTER(name, vllm, help)                                          \
-    {METRIC_COUNTER, name, NULL, vllm, NULL, NULL, 0, help}
+    {METRIC_COUNTER, name, NULL, vllm, NULL, NULL, 0, help, false}
 #define LABELLED(name, label, vllm, vllm_label, help)                      \
-    {METRIC_COUNTER, name, label, vllm, vllm_label, NULL, 0, help}
+    {METRIC_COUNTER, name, label, vllm, vllm_label, NULL, 0, help, false}
 #define HISTOGRAM(name, vllm, buckets, help)                               \
-    {METRIC_HISTOGRAM, name, NULL, vllm, NULL, BUCKETS(buckets), help}
+    {METRIC_HISTOGRAM, name, NULL, vllm, NULL, BUCKETS(buckets), help, false}
+#define ACCEPTED_AT(place, quiet)                                          \
+    [METRIC_ACCEPTED_AT + place] = {METRIC_COUNTER, "accepted_tokens_at",  \
+        "position=\"" #place "\"",                                         \
+        "spec_decode_num_accepted_tokens_per_pos",                         \
+        "position=\"" #place "\"", NULL, 0,                                \
+        "Draft tokens accepted, by their place in the draft.", quiet}
 
 static const double first_token[] = {
     .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5,
@@ -51,6 +57,8 @@ const struct metric_row metrics_tab[METRIC_N] = {
         "Prompt tokens of requests that started."),
     [METRIC_CACHED_TOKENS] = COUNTER("prompt_tokens_cached",
         "prompt_tokens_cached", "Prompt tokens taken from the prefix cache."),
+    [METRIC_COMPUTED_TOKENS] = COUNTER("prompt_tokens_computed", NULL,
+        "Prompt tokens that were not in the prefix cache."),
     [METRIC_GENERATED_TOKENS] = COUNTER("generation_tokens",
         "generation_tokens", "Tokens generated."),
     [METRIC_PREFIX_QUERIES] = COUNTER("prefix_cache_queries",
@@ -79,6 +87,13 @@ const struct metric_row metrics_tab[METRIC_N] = {
         "spec_decode_num_draft_tokens", "Tokens in drafts."),
     [METRIC_ACCEPTED_TOKENS] = COUNTER("accepted_tokens",
         "spec_decode_num_accepted_tokens", "Draft tokens accepted."),
+    ACCEPTED_AT(0, false),
+    ACCEPTED_AT(1, true),
+    ACCEPTED_AT(2, true),
+    ACCEPTED_AT(3, true),
+    ACCEPTED_AT(4, true),
+    ACCEPTED_AT(5, true),
+    ACCEPTED_AT(6, true),
     [METRIC_HTTP_2XX] = LABELLED("http_responses", "class=\"2xx\"", NULL,
         NULL, "Replies by class of status."),
     [METRIC_HTTP_4XX] = LABELLED("http_responses", "class=\"4xx\"", NULL,
@@ -117,6 +132,9 @@ const struct metric_row metrics_tab[METRIC_N] = {
     [METRIC_REQUEST_GENERATED] = HISTOGRAM("request_generation_tokens",
         "request_generation_tokens", token_count,
         "Generated tokens a request."),
+    [METRIC_REQUEST_LONGEST] = HISTOGRAM("request_longest_tokens",
+        "request_max_num_generation_tokens", token_count,
+        "Generated tokens of a request's longest choice."),
     [METRIC_STEP_TOKENS] = HISTOGRAM("step_tokens", "iteration_tokens_total",
         token_count, "Tokens a step."),
     [METRIC_REQUEST_COMPUTED] = HISTOGRAM("request_computed_tokens",
@@ -130,7 +148,13 @@ const struct metric_row metrics_tab[METRIC_N] = {
 };
 
 const struct metric_alias metrics_aliases[] = {
-    {METRIC_KV_USAGE, "gpu_cache_usage_perc"},
-    {METRIC_ITL, "time_per_output_token_seconds"},
-    {METRIC_N, NULL},
+    {METRIC_KV_USAGE, "gpu_cache_usage_perc", NULL},
+    {METRIC_ITL, "time_per_output_token_seconds", NULL},
+    {METRIC_WAITING, "num_requests_waiting_by_reason",
+     "reason=\"capacity\""},
+    {METRIC_COMPUTED_TOKENS, "prompt_tokens_by_source",
+     "source=\"local_compute\""},
+    {METRIC_CACHED_TOKENS, "prompt_tokens_by_source",
+     "source=\"local_cache_hit\""},
+    {METRIC_N, NULL, NULL},
 };

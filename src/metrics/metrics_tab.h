@@ -3,7 +3,11 @@
 #ifndef METRICS_METRICS_TAB_H
 #define METRICS_METRICS_TAB_H
 
+#include <stdbool.h>
 #include <stddef.h>
+
+/* Places in a draft that are counted each for itself. */
+#define METRIC_PLACES 7
 
 enum metric {
     METRIC_RUNNING,            /* gauges */
@@ -12,6 +16,7 @@ enum metric {
     METRIC_OPEN_STREAMS,
     METRIC_PROMPT_TOKENS,      /* counters */
     METRIC_CACHED_TOKENS,
+    METRIC_COMPUTED_TOKENS,    /* of prompts */
     METRIC_GENERATED_TOKENS,
     METRIC_PREFIX_QUERIES,     /* tokens */
     METRIC_PREFIX_HITS,        /* tokens */
@@ -24,6 +29,8 @@ enum metric {
     METRIC_DRAFTS,
     METRIC_DRAFT_TOKENS,
     METRIC_ACCEPTED_TOKENS,
+    METRIC_ACCEPTED_AT,        /* by place in the draft, from 0 */
+    METRIC_ACCEPTED_AT_LAST = METRIC_ACCEPTED_AT + METRIC_PLACES - 1,
     METRIC_HTTP_2XX,
     METRIC_HTTP_4XX,
     METRIC_HTTP_5XX,
@@ -39,6 +46,7 @@ enum metric {
     METRIC_DEVICE_PAUSE,
     METRIC_REQUEST_PROMPT,     /* histograms, tokens */
     METRIC_REQUEST_GENERATED,
+    METRIC_REQUEST_LONGEST,
     METRIC_STEP_TOKENS,
     METRIC_REQUEST_COMPUTED,
     METRIC_REQUEST_LIMIT,
@@ -57,16 +65,19 @@ struct metric_row {
     const double *bucket;  /* histograms: ascending upper bounds */
     size_t n_bucket;
     const char *help;
+    bool quiet;            /* not shown while it is 0; not a family's first */
 };
 
 /* Rows of one family (same name) stand together. */
 extern const struct metric_row metrics_tab[METRIC_N];
 
-/* Names that vLLM had once and dashboards still ask for: vllm:<vllm>. The list
- * ends with a NULL. */
+/* Further names that dashboards ask for: vllm:<vllm>, some of them vLLM's own
+ * of some time ago. Those of one family stand together; the list ends with a
+ * NULL. */
 struct metric_alias {
     enum metric metric;
     const char *vllm;
+    const char *label;     /* or NULL */
 };
 extern const struct metric_alias metrics_aliases[];
 

@@ -264,6 +264,9 @@ class Server:
         for line in data.decode().splitlines():
             if line and not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
+                if "{" not in name:
+                    out[name] = float(value)
+                    continue
                 labels = name[name.find("{") + 1:-1].split(",")
                 kept = [x for x in labels if not x.startswith("model_name=")]
                 name = name[:name.find("{")]

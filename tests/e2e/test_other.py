@@ -1,6 +1,7 @@
 """Endpoints beside generation: models, tokens, rendering, health, admin."""
 
 import json
+import re
 import socket
 import struct
 import time
@@ -182,10 +183,44 @@ def test_what_a_request_adds_to_the_metrics(server):
     assert gained("request_time_per_output_token_seconds_count") == 2
     # 20 ms a token: six of them behind the first, in both.
     assert gained("request_time_per_output_token_seconds_sum") > 0.02
+    # The longest choice of a prompt counts once.
+    assert gained("request_max_num_generation_tokens_count") == 1
+    assert gained("request_max_num_generation_tokens_sum") == 7
     computed = gained("request_prefill_kv_computed_tokens_sum")
     assert 0 < computed <= 2 * body["usage"]["prompt_tokens"]
     assert gained("time_per_output_token_seconds_count") == \
         gained("inter_token_latency_seconds_count") > 0
+
+    def by_source(source):
+        name = "vllm:prompt_tokens_by_source_total"
+        name += f'{{engine="0",source="{source}"}}'
+        return after[name] - before[name]
+
+    assert by_source("local_compute") == computed
+    assert by_source("local_compute") + by_source("local_cache_hit") == \
+        gained("prompt_tokens_total")
+
+    assert server.json("POST", "/v1/completions", {
+        "prompt": ["a b", "c d"], "n": 2, "max_tokens": 3})[0] == 200
+    after = server.metrics()
+    assert gained("request_max_num_generation_tokens_count") == 3
+    assert gained("request_max_num_generation_tokens_sum") == 7 + 3 + 3
+
+
+def test_what_the_cache_and_the_process_are(server):
+    status, _, data = server.request("GET", "/metrics")
+    assert status == 200
+    infos = [line for line in data.decode().splitlines()
+             if line.startswith("vllm:cache_config_info{")]
+    assert len(infos) == 1
+    labels = dict(re.findall(r'([a-z_]+)="([^"]*)"', infos[0]))
+    total = server.json("GET", "/load")[1]["blocks_total"]
+    assert int(labels["num_gpu_blocks"]) == total > 0
+    assert labels["block_size"] == "64"
+    assert labels["enable_prefix_caching"] == "True"
+    m = server.metrics()
+    assert abs(m["process_resident_memory_bytes"] - server.daemon.rss()) \
+        < 64 << 20
 
 
 def test_abort_and_cache_reset(server):

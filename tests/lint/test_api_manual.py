@@ -65,6 +65,28 @@ def test_ignored_fields_are_not_read():
         assert f'"{name}"' not in code, name
 
 
+def test_metrics():
+    """Each name of vLLM's is in the manual, and none that is said not to be
+    there is there."""
+    tab = (TOP / "src/metrics/metrics_tab.c").read_text()
+    tab = tab.replace("\\\n", " ")
+    rows = re.findall(r'(?:GAUGE|COUNTER|HISTOGRAM)\("[a-z0-9_]+",\s*'
+                      r'"([a-z0-9_]+)"', tab)
+    rows += re.findall(r'LABELLED\("[a-z_]+", "[^,]*",\s*"([a-z_]+)"', tab)
+    rows += re.findall(r'\{METRIC_[A-Z_]+, "([a-z_]+)"',
+                       tab[tab.index("metrics_aliases"):])
+    rows += re.findall(r'"(spec_[a-z_]+)"', tab)
+    rows += re.findall(r'TYPE vllm:([a-z_]+) gauge',
+                       (TOP / "src/metrics/metrics.c").read_text())
+    assert len(rows) > 30 and "cache_config_info" in rows
+    said = " ".join(re.findall(r"^\.(?:It )?Ic (.*)$", section("METRICS"),
+                               re.M))
+    assert set(rows) == \
+        set(re.findall(r"[a-z0-9_]+", said)) - {"vllm_metrics"}
+    for name in words(section("Not exported")):
+        assert f'"{name}"' not in tab, name
+
+
 def test_clients():
     """The manual has each client that the test suite installs and uses."""
     wanted = (TOP / "contrib/requirements-check.txt").read_text() \

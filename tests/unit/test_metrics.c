@@ -1,10 +1,16 @@
 #include "config.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -79,6 +85,102 @@ test_old_names(void **state)
     buf_free(&b);
 }
 
+/* A name with several samples has one head; places in drafts that no draft
+ * has reached are left out. */
+static void
+test_further_families(void **state)
+{
+    struct buf b = {0};
+    metrics_set_model("m");
+    metrics_set(METRIC_WAITING, 3);
+    metrics_add(METRIC_COMPUTED_TOKENS, 5);
+    metrics_add(METRIC_CACHED_TOKENS, 2);
+    metrics_add(METRIC_ACCEPTED_AT + 1, 4);
+    const char *t = text(&b, true);
+#define ONE(name, label, n) "vllm:" name "{model_name=\"m\",engine=\"0\"," \
+    label "} " n "\n"
+    assert_non_null(strstr(t, ONE("num_requests_waiting_by_reason",
+                                  "reason=\"capacity\"", "3")));
+    assert_non_null(strstr(t, "# TYPE vllm:prompt_tokens_by_source_total "
+                              "counter\n"
+                              ONE("prompt_tokens_by_source_total",
+                                  "source=\"local_compute\"", "5")
+                              ONE("prompt_tokens_by_source_total",
+                                  "source=\"local_cache_hit\"", "2")));
+#define AT "spec_decode_num_accepted_tokens_per_pos_total"
+    assert_non_null(strstr(t, ONE(AT, "position=\"0\"", "0")
+                              ONE(AT, "position=\"1\"", "4")));
+    assert_null(strstr(t, "position=\"2\""));
+    buf_free(&b);
+}
+
+static void
+test_cache_info(void **state)
+{
+    struct buf b = {0};
+    metrics_set_model("m");
+    assert_null(strstr(text(&b, true), "cache_config_info"));
+    metrics_set_cache(64, 1000, true);
+    const char *t = text(&b, true);
+    assert_non_null(strstr(t, "vllm:cache_config_info{model_name=\"m\","
+                              "engine=\"0\",block_size=\"64\",num_gpu_blocks="
+                              "\"1000\",enable_prefix_caching=\"True\"} 1\n"));
+    assert_non_null(strstr(t, "sirocco_cache_info{model_name=\"m\","
+                              "block_size=\"64\",blocks=\"1000\","
+                              "prefix_cache=\"on\"} 1\n"));
+    metrics_set_cache(64, 1000, false);
+    t = text(&b, false);
+    assert_non_null(strstr(t, "prefix_cache=\"off\"} 1\n"));
+    assert_null(strstr(t, "vllm:"));
+    buf_free(&b);
+}
+
+static double
+number(struct buf *b, const char *name)
+{
+    double x = -1;
+    char line[64];
+    snprintf(line, sizeof line, "\n%s ", name);
+    const char *p = strstr(text(b, false), line);
+    assert_non_null(p);
+    assert_int_equal(1, sscanf(p + strlen(line), "%lf", &x));
+    return x;
+}
+
+/* A file more is one more; a new page used is more memory; work is more time.
+ */
+static void
+test_process(void **state)
+{
+    struct buf b = {0};
+    struct rlimit l;
+    double files = number(&b, "process_open_fds");
+    double memory = number(&b, "process_resident_memory_bytes");
+    double cpu = number(&b, "process_cpu_seconds_total");
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_true(number(&b, "process_open_fds") == files + 1);
+    close(fd);
+    size_t n = 64 << 20;
+    char *p = malloc(n);
+    assert_non_null(p);
+    memset(p, 1, n);
+    assert_true(number(&b, "process_resident_memory_bytes")
+                >= memory + (double)n / 2);
+    assert_true(number(&b, "process_virtual_memory_bytes")
+                >= memory + (double)n / 2);
+    for (int i = 0; number(&b, "process_cpu_seconds_total") <= cpu; i++)
+        memset(p, i, n);
+    free(p);
+    double start = number(&b, "process_start_time_seconds");
+    assert_true(start <= (double)time(NULL) + 2);
+    assert_true(start > (double)time(NULL) - 3600);
+    assert_int_equal(0, getrlimit(RLIMIT_NOFILE, &l));
+    if (l.rlim_cur != RLIM_INFINITY)
+        assert_true(number(&b, "process_max_fds") == (double)l.rlim_cur);
+    buf_free(&b);
+}
+
 /* A family has one HELP and TYPE line, before its first sample. */
 static void
 test_one_head_a_family(void **state)
@@ -103,6 +205,9 @@ main(void)
         cmocka_unit_test(test_counters_and_gauges),
         cmocka_unit_test(test_histogram_is_cumulative),
         cmocka_unit_test(test_old_names),
+        cmocka_unit_test(test_further_families),
+        cmocka_unit_test(test_cache_info),
+        cmocka_unit_test(test_process),
         cmocka_unit_test(test_one_head_a_family),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
