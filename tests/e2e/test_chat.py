@@ -366,9 +366,12 @@ def test_logprobs_of_given_ids(server):
     def tops(**fields):
         choice = ask(server, "plain", logprobs=True, **fields,
                      return_tokens_as_token_ids=True)["choices"][0]
+        entries = choice["logprobs"]["content"]
+        for e in entries:
+            said = [t["token"] for t in e["top_logprobs"]]
+            assert len(set(said)) == len(said), said
         return [{t["token"]: t["logprob"] for t in e["top_logprobs"]}
-                for e in choice["logprobs"]["content"]], [
-                    e["token"] for e in choice["logprobs"]["content"]]
+                for e in entries], [e["token"] for e in entries]
 
     many, tokens = tops(top_logprobs=5)
     some, _ = tops(top_logprobs=1, logprob_token_ids=[300, 200])
@@ -376,6 +379,8 @@ def test_logprobs_of_given_ids(server):
         assert list(few) == list(dict.fromkeys(
             [next(iter(all_)), "token_id:300", "token_id:200"]))
         assert all(all_.get(t, few[t]) == few[t] for t in few)
+    likeliest = [int(next(iter(e)).removeprefix("token_id:")) for e in many]
+    tops(top_logprobs=1, logprob_token_ids=likeliest)   # some are both
     none, _ = tops(logprob_token_ids=[300])
     assert all(list(e) == ["token_id:300"] for e in none)
 
