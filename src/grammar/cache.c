@@ -15,8 +15,8 @@
 
 #include "base/buf.h"
 #include "base/list.h"
-#include "grammar/matcher.h"
 #include "grammar/envelope.h"
+#include "grammar/token/matcher.h"
 
 #define ENTRIES_MAX 256
 #define BYTES_MAX (256u << 20)

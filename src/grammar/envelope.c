@@ -16,9 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "grammar/pattern.h"
-#include "grammar/rules.h"
-#include "grammar/schema.h"
+#include "grammar/lang/pattern.h"
+#include "grammar/rules/rules.h"
+#include "grammar/schema/schema.h"
 #include "json/json.h"
 
 #define CHOICES_MAX 20000

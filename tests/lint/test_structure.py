@@ -14,10 +14,10 @@ SOURCES = [
 ]
 
 
-def allowed():
-    """The table of allowed includes in contrib/HACKING."""
+def allowed(page="contrib/HACKING"):
+    """The table of allowed includes in a page, in its order."""
     table = {}
-    text = (TOP / "contrib/HACKING").read_text()
+    text = (TOP / page).read_text()
     for rooms, may in re.findall(r"^    ([a-z, ]+?)  +: ([a-z, ()]+)$", text,
                                  re.M):
         for room in rooms.split(", "):
@@ -41,6 +41,51 @@ def test_rooms_include_only_what_the_table_allows():
             if other in ROOMS + ["cuda"] and other != room \
                     and other not in table[room]:
                 bad.append(f"{path.relative_to(TOP)} includes {other}/")
+    assert not bad, "\n".join(bad)
+
+
+# Folders of a room with sources in them (a build in the tree adds others).
+SUBROOMS = {}
+for parts in (p.relative_to(TOP).parts for p in SOURCES):
+    if parts[0] == "src" and len(parts) > 3:
+        SUBROOMS.setdefault(parts[1], set()).add(parts[2])
+
+
+def test_subrooms_stand_in_their_tables_from_the_bottom_up():
+    assert "grammar" in SUBROOMS
+    for room, names in SUBROOMS.items():
+        table = allowed(f"src/{room}/README")
+        assert set(table) == names | {room}, room
+        above = set()
+        for name, may in table.items():
+            if name != room:
+                assert may - {"(none)"} <= above, f"{room}/{name}"
+            above.add(name)
+
+
+def test_subrooms_include_only_what_their_table_allows():
+    """A sub-room sees its line of the table and <room>.h, the room all of
+    its sub-rooms, other rooms none of them."""
+    bad = []
+    for room in SUBROOMS:
+        table = allowed(f"src/{room}/README")
+        for path in SOURCES:
+            parts = path.relative_to(TOP).parts
+            if parts[0] == "tests":
+                continue
+            inside = parts[:2] == ("src", room)
+            here = parts[2] if inside and len(parts) > 3 else None
+            for what in re.findall(rf'^#include "{room}/([\w/.]+)"',
+                                   path.read_text(), re.M):
+                other = what.split("/")[0] if "/" in what else None
+                if here:
+                    fine = other in table[here] | {here} if other \
+                        else what == f"{room}.h"
+                else:
+                    fine = inside or other is None
+                if not fine:
+                    bad.append(f"{path.relative_to(TOP)} includes "
+                               f"{room}/{what}")
     assert not bad, "\n".join(bad)
 
 
@@ -119,9 +164,10 @@ def test_nothing_is_left_over():
 def test_headers_guard_themselves():
     bad = []
     for path in SOURCES:
-        if path.suffix != ".h" or path.parts[-3] != "src":
+        parts = path.relative_to(TOP).parts
+        if path.suffix != ".h" or parts[0] != "src":
             continue
-        guard = f"{path.parent.name}_{path.stem}_H".upper()
+        guard = f"{parts[1]}_{path.stem}_H".upper()
         if f"#ifndef {guard}\n#define {guard}" not in path.read_text():
             bad.append(f"{path.relative_to(TOP)}: expected {guard}")
     assert not bad, "\n".join(bad)

@@ -12,8 +12,8 @@
 #include <cmocka.h>
 
 #include "grammar/grammar.h"
-#include "grammar/pattern.h"
-#include "grammar/rx.h"
+#include "grammar/lang/pattern.h"
+#include "grammar/rx/rx.h"
 
 static struct tok *tok;
 static struct grammar_vocab *vocab;
