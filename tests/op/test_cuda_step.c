@@ -5,9 +5,9 @@
  * (cuda/selftest.c). What nothing may read is poisoned: memory beyond the
  * rows of a step holds not-a-number from the step before.
  *
- * Every step runs twice and must give the same bits. A text that is continued
- * with two steps in flight comes out as with one, and ids are forbidden alike
- * by a few biases and by a mask.
+ * Every step runs twice and must give the same bits. Texts that are continued
+ * with two steps in flight come out as with one, together and alone, and ids
+ * are forbidden alike by a few biases and by a mask.
  *
  * With -b [LAYERS [SEQUENCES TOKENS CACHED]], the device time of steps of the
  * release's shape, medians of 9.
@@ -203,7 +203,7 @@ struct chain {
     uint64_t begin[STEPS], end[STEPS];
 };
 
-/* Step k of three texts: two chunks of prompt, of which the first draws
+/* Step k of up to three texts: two chunks of prompt, of which the first draws
  * nothing, then a token a step. */
 struct chain_step {
     struct batch b;
@@ -213,14 +213,14 @@ struct chain_step {
 };
 
 static void
-make_step(struct chain_step *s, uint32_t k, int vocab,
+make_step(struct chain_step *s, uint32_t k, uint32_t n_seq, int vocab,
           const struct sampling *p)
 {
     uint32_t n = k < 2 ? CHUNK : 1, past = k < 2 ? k * CHUNK
                                                  : 2 * CHUNK + k - 2;
-    s->b = (struct batch){.n_tok = SEQS * n, .n_seq = SEQS, .step = k,
+    s->b = (struct batch){.n_tok = n_seq * n, .n_seq = n_seq, .step = k,
                           .token = s->token, .seq = s->q};
-    for (uint32_t i = 0; i < SEQS; i++) {
+    for (uint32_t i = 0; i < n_seq; i++) {
         for (uint32_t t = 0; t < 2; t++)
             s->block[i][t] = 2 * i + t;
         for (uint32_t t = 0; t < n; t++)
@@ -236,25 +236,36 @@ make_step(struct chain_step *s, uint32_t k, int vocab,
 }
 
 static int
-run_chain(struct cuda *c, uint32_t depth, const struct sampling *p,
-          struct chain *out, struct err *e)
+run_chain(struct cuda *c, uint32_t n_seq, uint32_t depth,
+          const struct sampling *p, struct chain *out, struct err *e)
 {
     static struct chain_step step[2];
     struct step_result res;
     int r = 0;
     for (uint32_t k = 0, done = 0; r == 0 && done < STEPS;) {
         if (k < STEPS && k - done < depth) {
-            make_step(&step[k % 2], k, c->p.vocab, p);
+            make_step(&step[k % 2], k, n_seq, c->p.vocab, p);
             r = step_submit(c, &step[k++ % 2].b, e);
             continue;
         }
         r = step_collect(c, &res, e);
-        for (uint32_t i = 0; r == 0 && done > 0 && i < SEQS; i++)
+        for (uint32_t i = 0; r == 0 && done > 0 && i < n_seq; i++)
             out->drawn[done][i] = res.seq[i].drawn[0];
         out->begin[done] = res.begin_ns;
         out->end[done++] = res.end_ns;
     }
     return r;
+}
+
+/* Whether steps began when they should, one behind the other. */
+static bool
+in_order(const struct chain *c)
+{
+    bool ok = true;
+    for (int k = 0; k < STEPS; k++)
+        ok &= c->begin[k] != 0 && c->end[k] >= c->begin[k] &&
+              (k == 0 || c->begin[k] >= c->end[k - 1]);
+    return ok;
 }
 
 static int
@@ -268,29 +279,51 @@ check_flight(const char *dir, const struct form *f)
     struct backend *b = NULL;
     int bad = 0, r = open_form(dir, f, 2, CONTEXT, &m, &b, &e);
     if (r == 0)
-        r = run_chain((struct cuda *)b, 1, &p, &one, &e);
+        r = run_chain((struct cuda *)b, SEQS, 1, &p, &one, &e);
     if (r == 0)
-        r = run_chain((struct cuda *)b, 2, &p, &two, &e);
+        r = run_chain((struct cuda *)b, SEQS, 2, &p, &two, &e);
     /* What the second text began with, once and too often for biases. */
     for (size_t i = 0; i < 2 * FORBID_MAX; i++)
         bad_id[i] = one.drawn[1][1].id;
     p.bad = bad_id;
     p.n_bad = 1;
     if (r == 0)
-        r = run_chain((struct cuda *)b, 2, &p, &few, &e);
+        r = run_chain((struct cuda *)b, SEQS, 2, &p, &few, &e);
     p.n_bad = 2 * FORBID_MAX;
     if (r == 0)
-        r = run_chain((struct cuda *)b, 2, &p, &many, &e);
+        r = run_chain((struct cuda *)b, SEQS, 2, &p, &many, &e);
     bad = r != 0 || memcmp(one.drawn, two.drawn, sizeof one.drawn) != 0 ||
           memcmp(few.drawn, many.drawn, sizeof few.drawn) != 0;
     for (int k = 1; k < STEPS; k++)
         for (int i = 0; i < SEQS; i++)
             bad |= few.drawn[k][i].id == bad_id[0];
-    for (int k = 0; k < STEPS; k++)
-        bad |= two.begin[k] == 0 || two.end[k] < two.begin[k] ||
-               (k > 0 && two.begin[k] < two.end[k - 1]);
+    bad |= !in_order(&two);
     printf("%s %s: two steps in flight %s\n", bad ? "FAIL" : "ok  ", f->what,
            e.text);
+    if (b)
+        backend_cuda.close(b);
+    model_close(m);
+    return bad;
+}
+
+/* One text alone: its steps of one token are decode_one's on sm_90a. */
+static int
+check_alone(const char *dir, const struct form *f)
+{
+    static struct chain one, two;
+    struct sampling p = {.top_p = 1, .repetition_penalty = 1};
+    struct err e = {0};
+    struct model *m = NULL;
+    struct backend *b = NULL;
+    int r = open_form(dir, f, 2, CONTEXT, &m, &b, &e);
+    if (r == 0)
+        r = run_chain((struct cuda *)b, 1, 1, &p, &one, &e);
+    if (r == 0)
+        r = run_chain((struct cuda *)b, 1, 2, &p, &two, &e);
+    int bad = r != 0 || memcmp(one.drawn, two.drawn, sizeof one.drawn) != 0 ||
+              !in_order(&one) || !in_order(&two);
+    printf("%s %s: two steps of one text in flight %s\n",
+           bad ? "FAIL" : "ok  ", f->what, e.text);
     if (b)
         backend_cuda.close(b);
     model_close(m);
@@ -457,7 +490,7 @@ main(int argc, char **argv)
     for (size_t i = 0; !timing && i < sizeof forms / sizeof forms[0]; i++)
         bad += check_form(dir, &forms[i]);
     if (!timing)
-        bad += check_flight(dir, &forms[3]);
+        bad += check_flight(dir, &forms[3]) + check_alone(dir, &forms[0]);
     snprintf(path, sizeof path, "%s/params.json", dir);
     unlink(path);
     rmdir(dir);
