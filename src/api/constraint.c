@@ -62,7 +62,8 @@ take_schema(struct api_call *c, struct form *f, const char *param,
     if (json_object_is_type(o, json_type_string)) {
         struct json_object *parsed = NULL;
         struct err e = {0};
-        if (json_parse(text.p, text.n, SCHEMA_DEPTH, 0, &parsed, &e) != 0)
+        if (json_parse(text.p, text.n, SCHEMA_DEPTH, JSON_BOUNDED, &parsed,
+                       &e) != 0)
             return call_fail(c, 400, param, "%s is not JSON: %s", param,
                              e.text);
         json_object_put(parsed);

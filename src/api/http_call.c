@@ -148,10 +148,13 @@ call_body(struct api_call *c)
     if (coding.n > 0 && !str_eq(coding, STR("identity")))
         return call_fail(c, 400, NULL, "a body with a Content-Encoding is "
                          "not taken; send it as it is");
-    int rc = json_parse(text.p, text.n, (int)c->conf->json_depth, 0, &body,
-                        &e);
+    int rc = json_parse(text.p, text.n, (int)c->conf->json_depth,
+                        JSON_BOUNDED, &body, &e);
     if (rc == ERR_NOMEM)
         return call_fail(c, 503, NULL, "out of memory");
+    if (rc == ERR_LIMIT)
+        return call_fail(c, 400, NULL, "the body is more than this server "
+                         "takes: %s", e.text);
     if (rc != 0)
         return call_fail(c, STATUS_SCHEMA, NULL, "the body is not valid JSON: "
                          "%s", e.text);

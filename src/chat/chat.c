@@ -156,7 +156,8 @@ chat_json_text(struct arena *a, struct str text, struct str *out)
         *out = STR("{}");
         return 0;
     }
-    int rc = json_parse(text.p, text.n, ARGUMENT_DEPTH, JSON_NAN, &o, NULL);
+    int rc = json_parse(text.p, text.n, ARGUMENT_DEPTH,
+                        JSON_NAN | JSON_BOUNDED, &o, NULL);
     if (rc == 0)
         rc = json_dump_python(&b, o, false);
     else if (rc == ERR_FORMAT)

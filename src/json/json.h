@@ -23,8 +23,13 @@
 #include "base/str.h"
 
 enum {
-    JSON_NAN = 1 /* also accept NaN, Infinity, -Infinity (as Python does) */
+    JSON_NAN = 1,    /* also accept NaN, Infinity, -Infinity (as Python does) */
+    JSON_BOUNDED = 2 /* a tree of at most JSON_UNITS: what strangers send */
 };
+
+/* A value counts one, its key one more, an array two and an object eight on
+ * top, for what json-c takes for them: a unit is about 100 bytes. */
+#define JSON_UNITS (1 << 20)
 
 /* Parses n bytes that must be one JSON value, nested at most depth deep.
  * Duplicate keys: the last value wins at the place of the first. A lone
@@ -34,7 +39,8 @@ enum {
  *
  * *out is owned by the caller (json_object_put); it is NULL for `null`, as
  * everywhere in json-c, and set only on success. Errors: ERR_FORMAT with line,
- * column and what was expected; ERR_LIMIT for the depth; ERR_NOMEM. */
+ * column and what was expected; ERR_LIMIT for the depth and the bound;
+ * ERR_NOMEM. */
 int json_parse(const char *s, size_t n, int depth, int flags,
                struct json_object **out, struct err *e);
 

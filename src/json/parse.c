@@ -5,6 +5,8 @@
  * is copied straight from the source unless it holds an escape, and the scan
  * for its end looks at eight bytes at a time (image bodies are one string of
  * megabytes). Arrays and objects recurse, bounded by the caller's depth.
+ * Three bytes, `{},`, become 800 in json-c's tree, so that a length is no bound
+ * on memory: with JSON_BOUNDED values are counted before they are made.
  * A number whose text json-c would not give back from its value keeps that
  * text as the object's userdata (json/number.c reads it).
  */
@@ -24,6 +26,7 @@ struct parser {
     const char *s, *p, *end;
     int depth; /* levels still allowed */
     int flags;
+    int units; /* values still allowed, as json.h counts them */
     struct buf scratch; /* a key, a decoded string or a number's text */
     struct err *e;
 };
@@ -65,6 +68,15 @@ static int
 out_of_memory(struct parser *ps)
 {
     return err_set(ps->e, ERR_NOMEM, "out of memory");
+}
+
+/* Counts what is about to be made. */
+static int
+take_units(struct parser *ps, int n)
+{
+    if (!(ps->flags & JSON_BOUNDED) || (ps->units -= n) >= 0)
+        return 0;
+    return fail_at(ps, ps->p, ERR_LIMIT, "too many values");
 }
 
 static void
@@ -424,6 +436,8 @@ object_members(struct parser *ps, struct json_object *object)
         struct json_object *v = NULL;
         rc = parse_key(ps, &key);
         if (rc == 0)
+            rc = take_units(ps, 1);
+        if (rc == 0)
             rc = parse_value(ps, &v);
         if (rc == 0 && json_object_object_add_ex(object, key.data, v, 0)) {
             json_object_put(v);
@@ -442,6 +456,9 @@ container_value(struct parser *ps, struct json_object **out)
     bool array = *ps->p == '[';
     if (ps->depth == 0)
         return fail_at(ps, ps->p, ERR_LIMIT, "nested too deep");
+    int rc = take_units(ps, array ? 2 : 8);
+    if (rc != 0)
+        return rc;
     struct json_object *o =
         array ? json_object_new_array_ext(4) : json_object_new_object();
     if (o == NULL)
@@ -449,7 +466,6 @@ container_value(struct parser *ps, struct json_object **out)
     ps->depth--;
     ps->p++;
     skip_space(ps);
-    int rc = 0;
     if (ps->p < ps->end && *ps->p == (array ? ']' : '}'))
         ps->p++;
     else
@@ -469,6 +485,9 @@ parse_value(struct parser *ps, struct json_object **out)
     *out = NULL;
     if (ps->p == ps->end)
         return fail(ps, "");
+    int rc = take_units(ps, 1);
+    if (rc != 0)
+        return rc;
     switch (*ps->p) {
     case '"':
         return string_value(ps, out);
@@ -507,7 +526,7 @@ json_parse(const char *s, size_t n, int depth, int flags,
 {
     if (n > INT_MAX)
         return err_set(e, ERR_LIMIT, "the text is longer than 2 GiB");
-    struct parser ps = {s, s, s + n, depth, flags, {0}, e};
+    struct parser ps = {s, s, s + n, depth, flags, JSON_UNITS, {0}, e};
     if (!utf8_valid(s, n))
         return bad_utf8(&ps);
     struct json_object *o = NULL;

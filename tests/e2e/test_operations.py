@@ -193,6 +193,12 @@ def test_bodies_over_the_limit(server):
                                      b"x" * (33 << 20))
     assert status == 413
     error_of(data)
+    # A short body can be a large tree.
+    many = json.dumps({**CHAT, "metadata": [{}] * 120_000}).encode()
+    assert len(many) < 1 << 20
+    status, _, data = server.request("POST", "/v1/chat/completions", many)
+    assert status == 400
+    assert "too many values" in error_of(data)["message"]
     # And the next one is served.
     assert server.json("POST", "/v1/chat/completions", CHAT)[0] == 200
 

@@ -147,6 +147,51 @@ depth_is_bounded(void **state)
     assert_int_equal(json_parse(deep, sizeof deep, 64, 0, &o, &e), ERR_LIMIT);
 }
 
+/* Text of n times item in an array, with its length. */
+static char *
+many(const char *item, size_t n, size_t *len)
+{
+    size_t k = strlen(item);
+    char *s = malloc(n * (k + 1) + 2), *p = s;
+    assert_non_null(s);
+    for (size_t i = 0; i < n; i++) {
+        *p++ = i ? ',' : '[';
+        memcpy(p, item, k);
+        p += k;
+    }
+    *p++ = ']';
+    *len = (size_t)(p - s);
+    return s;
+}
+
+static void
+values_are_bounded_when_asked(void **state)
+{
+    static const struct {
+        const char *item;
+        int units;
+    } t[] = {{"1", 1}, {"null", 1}, {"\"\"", 1}, {"[]", 3}, {"{}", 9},
+             {"{\"a\":1}", 11}};
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        /* The array around counts three. */
+        size_t fits = (size_t)(JSON_UNITS - 3) / (size_t)t[i].units, len;
+        for (size_t more = 0; more < 2; more++) {
+            char *s = many(t[i].item, fits + more, &len);
+            struct json_object *o = NULL;
+            struct err e = {0};
+            assert_int_equal(json_parse(s, len, 8, JSON_BOUNDED, &o, &e),
+                             more ? ERR_LIMIT : 0);
+            if (more)
+                assert_non_null(strstr(e.text, "too many values"));
+            json_object_put(o);
+            o = NULL;
+            assert_int_equal(json_parse(s, len, 8, 0, &o, &e), 0);
+            json_object_put(o);
+            free(s);
+        }
+    }
+}
+
 static void
 numbers_keep_their_text(void **state)
 {
@@ -240,6 +285,7 @@ main(void)
         cmocka_unit_test(refuses_what_is_not_json),
         cmocka_unit_test(says_where),
         cmocka_unit_test(depth_is_bounded),
+        cmocka_unit_test(values_are_bounded_when_asked),
         cmocka_unit_test(numbers_keep_their_text),
         cmocka_unit_test(strings_may_hold_nul),
         cmocka_unit_test(lone_surrogates_are_replaced),

@@ -373,7 +373,7 @@ schema_rule(struct automaton *a, struct str text, bool compact,
     if (text.n > TEXT_MAX)
         return err_set(e, ERR_LIMIT, "the schema is longer than %u bytes",
                        TEXT_MAX);
-    int rc = json_parse(text.p, text.n, SCHEMA_DEPTH, 0, &root, e);
+    int rc = json_parse(text.p, text.n, SCHEMA_DEPTH, JSON_BOUNDED, &root, e);
     if (rc != 0) {
         err_prefix(e, "the schema is not JSON: ");
         return rc;
