@@ -68,21 +68,40 @@ call_count(int status)
                                : METRIC_HTTP_5XX, 1);
 }
 
+/* The pair of the field that text begins with, NULL when it has none. */
+static const char *const *
+renamed(const struct api_call *c, const char *text)
+{
+    for (int i = 0; c->names && c->names[i][0]; i++) {
+        size_t n = strlen(c->names[i][0]);
+        if (strncmp(text, c->names[i][0], n) == 0
+            && (text[n] == '\0' || strchr(" .:", text[n])))
+            return c->names[i];
+    }
+    return NULL;
+}
+
 int
 call_fail(struct api_call *c, int status, const char *param, const char *fmt,
           ...)
 {
-    char text[ERR_TEXT_MAX];
+    char text[ERR_TEXT_MAX], theirs[ERR_TEXT_MAX + 32];
     struct buf body = {0};
     va_list ap;
 
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    const char *const *name = renamed(c, text);
+    snprintf(theirs, sizeof theirs, "%s%s", name ? name[1] : "",
+             text + (name ? strlen(name[0]) : 0));
+    /* Indices of what was made of the client's field would mislead. */
+    if (param && (name = renamed(c, param)))
+        param = name[1];
     const char *headers = status == 429   ? "Retry-After: 1\r\n"
                           : status == 503 ? "Retry-After: 5\r\n"
                                           : NULL;
-    if ((c->error_put ? c->error_put : error_put)(&body, status, param, text))
+    if ((c->error_put ? c->error_put : error_put)(&body, status, param, theirs))
         body.len = 0;
     status %= 1000;
     call_count(status);

@@ -44,6 +44,9 @@ struct api_call {
     struct str method, path;     /* path without the query */
     struct str rest;             /* what a row's trailing "/" left of it */
     struct json_object *body;    /* object, owned by the arena; see call_body */
+    /* Pairs of a field's name in c->body and in what the client sent, ended by
+     * NULL, where the two differ; NULL when the body was not translated. */
+    const char *const (*names)[2];
     /* Writes an error's body; NULL = OpenAI's shape, error_put. */
     int (*error_put)(struct buf *out, int status, const char *param,
                      const char *text);

@@ -319,9 +319,19 @@ translate_messages(struct api_call *c, bool need_limit)
         {"seed", "seed"}, {"priority", "priority"},
         {"cache_salt", "cache_salt"},
     };
+    static const char *const names[][2] = {
+        {"stop", "stop_sequences"},
+        {"response_format", "output_config.format"},
+        {"reasoning_effort", "output_config.effort"},
+        {NULL, NULL},
+    };
     struct json_object *to = translate_body(c);
     struct json_object *format =
         json_get(json_get(c->body, "output_config"), "format");
+
+    if (format == NULL) /* where it stood before it left the beta */
+        format = json_get(c->body, "output_format");
+    c->names = names;
 
     if (to == NULL)
         return -1;

@@ -219,8 +219,14 @@ translate_responses(struct api_call *c)
         {"include_reasoning", "include_reasoning"},
         {"thinking_token_budget", "thinking_token_budget"},
     };
+    static const char *const names[][2] = {
+        {"max_completion_tokens", "max_output_tokens"},
+        {"response_format", "text.format"}, {"messages", "input"},
+        {NULL, NULL},
+    };
     struct json_object *to = translate_body(c);
 
+    c->names = names;
     if (to == NULL || check_state(c) != 0)
         return -1;
     for (size_t i = 0; i < sizeof same / sizeof *same; i++)

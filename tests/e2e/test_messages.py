@@ -207,6 +207,19 @@ def test_bad_requests(server, body):
     assert error["error"]["message"]
 
 
+@pytest.mark.parametrize("field, value, name", [
+    ("stop_sequences", [""], "stop_sequences must"),
+    ("output_config", {"format": {"type": "x"}}, "output_config.format.type"),
+    ("output_format", {"type": "x"}, "output_config.format.type"),
+    ("output_config", {"effort": "x"}, "output_config.effort must"),
+])
+def test_errors_name_the_clients_fields(server, field, value, name):
+    status, error = server.json("POST", "/v1/messages", {
+        "messages": user("x"), "max_tokens": 5, field: value})
+    assert status == 400
+    assert error["error"]["message"].startswith(name)
+
+
 def test_the_clients_errors(server, client):
     with pytest.raises(anthropic.NotFoundError):
         client.messages.create(model="no-such-model", max_tokens=5,

@@ -161,6 +161,23 @@ def test_bad_requests(server, body):
     assert answer["error"]["message"]
 
 
+@pytest.mark.parametrize("field, value, param", [
+    ("max_output_tokens", 0, "max_output_tokens"),
+    ("text", {"format": {"type": "none"}}, "text.format"),
+    ("text", {"format": {"type": "json_schema", "name": "x",
+                         "schema": {"type": "odd"}}}, "text.format"),
+    ("input", [{"role": "user", "content": 3}], "body.input"),
+    ("temperature", 9, "temperature"),
+])
+def test_errors_name_the_clients_fields(server, field, value, param):
+    status, answer = server.json("POST", "/v1/responses",
+                                 {"input": "x", field: value})
+    assert status == 400
+    assert answer["error"]["param"] == param
+    for ours in "max_completion_tokens", "response_format":
+        assert ours not in answer["error"]["message"]
+
+
 def test_nothing_is_kept(server):
     client = server.openai()
     done = client.responses.create(model="default", input="plain")
