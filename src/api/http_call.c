@@ -172,8 +172,8 @@ call_body(struct api_call *c)
     if (rc == ERR_NOMEM)
         return call_fail(c, 503, NULL, "out of memory");
     if (rc == ERR_LIMIT)
-        return call_fail(c, 400, NULL, "the body is more than this server "
-                         "takes: %s", e.text);
+        return call_fail(c, STATUS_SCHEMA, NULL, "the body is more than this "
+                         "server takes: %s", e.text);
     if (rc != 0)
         return call_fail(c, STATUS_SCHEMA, NULL, "the body is not valid JSON: "
                          "%s", e.text);

@@ -199,6 +199,7 @@ def test_bodies_over_the_limit(server):
     status, _, data = server.request("POST", "/v1/chat/completions", many)
     assert status == 400
     assert "too many values" in error_of(data)["message"]
+    assert error_of(data)["type"] == "Bad Request"
     # And the next one is served.
     assert server.json("POST", "/v1/chat/completions", CHAT)[0] == 200
 
