@@ -32,7 +32,7 @@ tok_decode(const struct tok *t, const int32_t *id, size_t n,
            enum tok_special_policy policy, struct buf *out)
 {
     struct buf bytes = {0};
-    size_t before = out->len, run;
+    size_t before = out->len, run = 0;
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < n;) {

@@ -94,3 +94,14 @@ def test_no_key_is_shipped():
     """A fresh install lets nobody in."""
     for line in (TOP / "nginx/api-keys.map").read_text().splitlines():
         assert not line or line.startswith("#"), line
+
+
+def test_the_compiler_gets_the_flags_that_configure_speaks_of():
+    made = dict(re.findall(r"^(CFLAGS|OPT_CFLAGS) = ?(.*)$",
+                           (BUILD / "Makefile").read_text(), re.M))
+    given = subprocess.run([BUILD / "config.status", "--config"], text=True,
+                           capture_output=True, check=True).stdout
+    if "CFLAGS" in given or os.environ.get("CFLAGS"):
+        pytest.skip("configured with flags of the user's own")
+    level = "-O1" if "--enable-debug" in given else "-O2"
+    assert made["CFLAGS"] == "" and level in made["OPT_CFLAGS"]
