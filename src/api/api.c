@@ -2,6 +2,8 @@
 
 #include "api/api.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,6 +60,37 @@ set_names(struct api *a, const struct conf *c, struct err *e)
     return 0;
 }
 
+/* Bytes of the longest ordinary token. */
+static size_t
+longest_token(const struct tok *t)
+{
+    const struct tok_info *info = tok_info(t);
+    size_t most = 1;
+
+    for (int id = info->n_special; id < info->n_vocab; id++)
+        if (tok_bytes(t, id).n > most)
+            most = tok_bytes(t, id).n;
+    return most;
+}
+
+/* Differs where the same request may get another reply: another program, back
+ * end or model. A hash (FNV-1a), since names of files are nobody's business. */
+static void
+make_fingerprint(struct api *a, const struct conf *c)
+{
+    const char *const part[] = {c->backend, c->model, c->tokenizer};
+    uint32_t hash = 2166136261u;
+
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+        for (const char *p = part[i] ? part[i] : ""; ; p++) {
+            hash = (hash ^ (unsigned char)*p) * 16777619u;
+            if (*p == 0)
+                break;
+        }
+    snprintf(a->fingerprint, sizeof a->fingerprint, "sirocco-%.20s-%08" PRIx32,
+             a->parts.version, hash);
+}
+
 int
 api_create(const struct api_parts *p, struct api **out, struct err *e)
 {
@@ -70,6 +103,8 @@ api_create(const struct api_parts *p, struct api **out, struct err *e)
     list_init(&a->replies);
     a->created = clock_unix();
     a->end_id = tok_special(p->tok, "</s>");
+    a->longest_token = longest_token(p->tok);
+    make_fingerprint(a, p->conf);
     atomic_init(&a->conf, p->conf);
     int rc = set_names(a, p->conf, e);
     if (rc != 0) {

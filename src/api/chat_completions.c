@@ -6,6 +6,7 @@
 #include "api/generate.h"
 #include "api/job_images.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,18 +74,49 @@ check_choice(struct api_call *c, const struct chat_request *req)
                      "are no tools");
 }
 
+/* How many of a thing there may be, before any is read. */
+static int
+check_count(struct api_call *c, const char *key, uint64_t most)
+{
+    struct json_object *list = json_get(c->body, key);
+
+    if (!json_object_is_type(list, json_type_array)
+        || json_object_array_length(list) <= most)
+        return 0;
+    return call_fail(c, 400, key, "%s: there are %zu, at most %" PRIu64
+                     " are allowed", key, json_object_array_length(list),
+                     most);
+}
+
+/* Bytes of text that will be encoded, or fewer. */
+static size_t
+text_bytes(const struct chat_request *req)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < req->n_message; i++)
+        for (size_t k = 0; k < req->message[i].n_part; k++)
+            if (req->message[i].part[k].type == CHAT_TEXT)
+                n += req->message[i].part[k].text.n;
+    return n;
+}
+
 int
 chat_job_encode(struct api_call *c, struct chat_job *j, int64_t budget)
 {
     const struct chat *chat = c->api->parts.chat;
     struct chat_error ce = {0};
 
-    if (refuse_fields(c) != 0 || effort_read(c, budget, &j->effort) != 0)
+    if (refuse_fields(c) != 0
+        || check_count(c, "messages", c->conf->max_messages) != 0
+        || check_count(c, "tools", c->conf->max_tools) != 0
+        || effort_read(c, budget, &j->effort) != 0)
         return -1;
     int rc = chat_parse(chat, c->body, c->arena, &j->req, &ce);
     if (rc != 0)
         return call_fail_chat(c, rc, &ce);
-    if (check_choice(c, &j->req) != 0)
+    if (check_choice(c, &j->req) != 0
+        || fields_check_text(c, &j->f, text_bytes(&j->req)) != 0)
         return -1;
     if (job_images_load(c, j) != 0)
         return -1;

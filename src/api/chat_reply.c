@@ -108,10 +108,10 @@ slot_end(struct reply *r, struct slot *s)
 
     rc = rc ? rc : begin_chunk(r, s);
     rc = rc ? rc : buf_printf(&r->out, "{},\"logprobs\":null,"
-                              "\"finish_reason\":\"%s\",\"stop_reason\":",
+                              "\"finish_reason\":\"%s\",",
                               choice_reason(&s->c, r->named_tool));
-    rc = rc ? rc : reply_put_stop_reason(&r->out, s);
-    return rc ? rc : put_chunk_end(r);
+    rc = rc ? rc : put_stop_members(&r->out, s);
+    return rc ? rc : put_last_end(r);
 }
 
 static int
@@ -131,10 +131,9 @@ put_choice(struct reply *r, const struct slot *s)
     rc = rc ? rc : chat_put_message(out, &s->c, r->field);
     rc = rc ? rc : buf_puts(out, ",\"logprobs\":");
     rc = rc ? rc : logprob_put(out, &s->lp, LOGPROB_CHAT);
-    rc = rc ? rc : buf_printf(out, ",\"finish_reason\":\"%s\","
-                              "\"stop_reason\":",
+    rc = rc ? rc : buf_printf(out, ",\"finish_reason\":\"%s\",",
                               choice_reason(&s->c, r->named_tool));
-    rc = rc ? rc : reply_put_stop_reason(out, s);
+    rc = rc ? rc : put_stop_members(out, s);
     rc = rc ? rc : buf_puts(out, ",\"token_ids\":");
     return rc ? rc : put_token_ids(out, s);
 }
@@ -150,8 +149,9 @@ whole(struct reply *r)
         rc = rc ? rc : put_choice(r, &r->slot[i]);
         rc = rc ? rc : buf_putc(&r->out, '}');
     }
-    rc = rc ? rc : buf_puts(&r->out, "],\"service_tier\":null,"
-                            "\"system_fingerprint\":null,\"usage\":");
+    rc = rc ? rc : buf_printf(&r->out, "],\"service_tier\":null,"
+                              "\"system_fingerprint\":\"%s\",\"usage\":",
+                              r->api->fingerprint);
     rc = rc ? rc : reply_put_usage(&r->out, r);
     rc = rc ? rc : put_prompt_members(&r->out, r, &r->slot[0]);
     return rc ? rc : buf_puts(&r->out, ",\"kv_transfer_params\":null}");

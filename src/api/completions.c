@@ -73,7 +73,8 @@ read_prompt(struct api_call *c, struct text_job *j, struct json_object *o)
         return call_fail(c, 503, NULL, "out of memory");
     if (json_object_is_type(o, json_type_string)) {
         j->text[j->n_prompt++] = json_str(o);
-        if (encode(c, j, json_str(o), ids) != 0)
+        if (fields_check_text(c, &j->f, json_str(o).n) != 0
+            || encode(c, j, json_str(o), ids) != 0)
             return -1;
     } else if (json_object_is_type(o, json_type_array)) {
         j->n_prompt++;

@@ -356,6 +356,20 @@ fields_truncate(struct api_call *c, const struct fields *f, struct ids *prompt)
     prompt->n = keep;
 }
 
+int
+fields_check_text(struct api_call *c, const struct fields *f, size_t n)
+{
+    size_t context = c->api->parts.max_context;
+    size_t longest = c->api->longest_token;
+
+    if (f->truncate_prompt_tokens != FIELD_NONE || n / longest <= context)
+        return 0;
+    return call_fail(c, 400, "input_text", "This model's maximum context "
+                     "length is %zu tokens. However, your prompt has %zu bytes "
+                     "of text, at least %zu input tokens. Please reduce the "
+                     "length of the input prompt.", context, n, n / longest);
+}
+
 int64_t
 fields_limit(struct api_call *c, const struct fields *f, size_t n)
 {

@@ -72,6 +72,11 @@ int fields_read(struct api_call *c, int endpoint, struct fields *f);
  * Called by fields_read. */
 int fields_read_lists(struct api_call *c, struct fields *f);
 
+/* Refuses text of n bytes that cannot fit, whatever its tokens are, so that
+ * nobody waits for them. 0, or -1 after answering; 0 where the prompt may be
+ * cut, or where no fields were read. */
+int fields_check_text(struct api_call *c, const struct fields *f, size_t n);
+
 /* Limit of output tokens for a prompt of n tokens, with the context checked;
  * -1 after answering. */
 int64_t fields_limit(struct api_call *c, const struct fields *f, size_t n);

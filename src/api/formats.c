@@ -98,16 +98,37 @@ put_chunk_head(struct reply *r, const char *object)
     return rc ? rc : buf_append(&r->out, r->head.p, r->head.n);
 }
 
-int
-put_chunk_end(struct reply *r)
+static int
+end_chunk(struct reply *r, int rc)
 {
-    int rc = buf_puts(&r->out, "}]");
-
     if (rc == 0 && r->f.continuous_usage) {
         rc = buf_puts(&r->out, ",\"usage\":");
         rc = rc ? rc : reply_put_usage(&r->out, r);
     }
     return rc ? rc : buf_puts(&r->out, "}\n\n");
+}
+
+int
+put_chunk_end(struct reply *r)
+{
+    return end_chunk(r, buf_puts(&r->out, "}]"));
+}
+
+int
+put_last_end(struct reply *r)
+{
+    return end_chunk(r, buf_printf(&r->out, "}],\"system_fingerprint\":\"%s\"",
+                                   r->api->fingerprint));
+}
+
+int
+put_stop_members(struct buf *out, const struct slot *s)
+{
+    int rc = buf_puts(out, "\"stop_reason\":");
+
+    rc = rc ? rc : reply_put_stop_reason(out, s);
+    rc = rc ? rc : buf_puts(out, ",\"matched_stop\":");
+    return rc ? rc : reply_put_stop_reason(out, s);
 }
 
 int

@@ -37,6 +37,10 @@ int put_reply_head(struct buf *out, const struct reply *r,
 int put_chunk_head(struct reply *r, const char *object);
 /* Ends a choice and its chunk, with running usage where it is asked. */
 int put_chunk_end(struct reply *r);
+/* The same for the last chunk of a choice. */
+int put_last_end(struct reply *r);
+/* "stop_reason" and "matched_stop", SGLang's name of it. */
+int put_stop_members(struct buf *out, const struct slot *s);
 /* The last chunks: usage where it is asked, and [DONE]. */
 int put_stream_end(struct reply *r, const char *object);
 /* "logprobs", "finish_reason":null and "token_ids" of the tokens since the

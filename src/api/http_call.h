@@ -31,6 +31,8 @@ struct api {
     _Atomic(struct served *) served;   /* the ones in force */
     int64_t created;        /* start of the server, seconds since 1970 */
     int end_id;             /* </s>, -1 if there is none */
+    size_t longest_token;   /* bytes of text */
+    char fingerprint[48];   /* system_fingerprint of replies */
     atomic_size_t image_bytes; /* pixels of the requests under way */
     pthread_mutex_t lock;   /* guards replies */
     struct list replies;    /* being generated, for /abort_request */

@@ -567,6 +567,8 @@ reply_submit(struct api_call *c, struct reply *r,
         call_fail(c, 503, NULL, "out of memory");
         return;
     }
+    for (size_t i = 0; i < req->n_image; i++)
+        r->n_image += req->image[i].n_tokens;
     for (int i = 0; i < r->n_slot; i++) {
         struct slot *s = &r->slot[i];
         int rc = submit_slot(c, s, req, limit[i / r->n_per_prompt]);
@@ -621,14 +623,18 @@ reply_put_usage(struct buf *out, const struct reply *r)
     uint64_t tokens = reply_tokens(r);
     uint64_t thought = reply_reasoning_tokens(r);
 
-    return buf_printf(out, "{\"prompt_tokens\":%" PRIu64
-                      ",\"completion_tokens\":%" PRIu64
-                      ",\"total_tokens\":%" PRIu64
-                      ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64
-                      "},\"completion_tokens_details\":{\"reasoning_tokens\":%"
-                      PRIu64 "},\"reasoning_tokens\":%" PRIu64 "}",
-                      r->n_prompt, tokens, r->n_prompt + tokens,
-                      reply_cached_tokens(r), thought, thought);
+    int rc = buf_printf(out, "{\"prompt_tokens\":%" PRIu64
+                        ",\"completion_tokens\":%" PRIu64
+                        ",\"total_tokens\":%" PRIu64
+                        ",\"prompt_tokens_details\":{\"cached_tokens\":%"
+                        PRIu64, r->n_prompt, tokens, r->n_prompt + tokens,
+                        reply_cached_tokens(r));
+    if (rc == 0 && r->n_image > 0)
+        rc = buf_printf(out, ",\"multimodal_tokens\":{\"image\":%" PRIu64 "}",
+                        r->n_image);
+    return rc ? rc : buf_printf(
+        out, "},\"completion_tokens_details\":{\"reasoning_tokens\":%" PRIu64
+        "},\"reasoning_tokens\":%" PRIu64 "}", thought, thought);
 }
 
 int

@@ -83,6 +83,7 @@ struct reply {
     int n_per_prompt;             /* n */
     int n_live, n_done;
     uint64_t n_prompt;            /* prompt tokens, each prompt once */
+    uint64_t n_image;             /* of them, tokens of images */
     struct buf out;
     bool started, failed, gone, ended;
     int fail_status;              /* of a submit that was refused */

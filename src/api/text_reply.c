@@ -44,10 +44,10 @@ slot_end(struct reply *r, struct slot *s)
     int rc = begin_chunk(r, s, STR(""));
 
     rc = rc ? rc : buf_printf(&r->out, ",\"logprobs\":null,"
-                              "\"finish_reason\":\"%s\",\"stop_reason\":",
+                              "\"finish_reason\":\"%s\",",
                               choice_reason(&s->c, false));
-    rc = rc ? rc : reply_put_stop_reason(&r->out, s);
-    return rc ? rc : put_chunk_end(r);
+    rc = rc ? rc : put_stop_members(&r->out, s);
+    return rc ? rc : put_last_end(r);
 }
 
 static int
@@ -65,9 +65,9 @@ put_choice(struct reply *r, const struct slot *s)
     rc = rc ? rc : json_put_string(out, s->c.content.data, s->c.content.len);
     rc = rc ? rc : buf_puts(out, ",\"logprobs\":");
     rc = rc ? rc : logprob_put(out, &s->lp, LOGPROB_TEXT);
-    rc = rc ? rc : buf_printf(out, ",\"finish_reason\":\"%s\","
-                              "\"stop_reason\":", choice_reason(&s->c, false));
-    rc = rc ? rc : reply_put_stop_reason(out, s);
+    rc = rc ? rc : buf_printf(out, ",\"finish_reason\":\"%s\",",
+                              choice_reason(&s->c, false));
+    rc = rc ? rc : put_stop_members(out, s);
     rc = rc ? rc : buf_puts(out, ",\"token_ids\":");
     rc = rc ? rc : put_token_ids(out, s);
     rc = rc ? rc : put_prompt_members(out, r, s);
@@ -84,8 +84,9 @@ whole(struct reply *r)
         rc = i ? buf_putc(&r->out, ',') : 0;
         rc = rc ? rc : put_choice(r, &r->slot[i]);
     }
-    rc = rc ? rc : buf_puts(&r->out, "],\"service_tier\":null,"
-                            "\"system_fingerprint\":null,\"usage\":");
+    rc = rc ? rc : buf_printf(&r->out, "],\"service_tier\":null,"
+                              "\"system_fingerprint\":\"%s\",\"usage\":",
+                              r->api->fingerprint);
     rc = rc ? rc : reply_put_usage(&r->out, r);
     return rc ? rc : buf_putc(&r->out, '}');
 }

@@ -46,7 +46,8 @@ struct conf {
     bool hold_end_in_thought;
     bool stop_in_thought;
     bool tool_grammar;       /* hold calls to their form under auto too */
-    uint64_t max_logprobs, max_n, max_stop, json_depth;
+    uint64_t max_logprobs, max_n, max_stop, max_messages, max_tools;
+    uint64_t json_depth;
     double temperature, top_p, min_p; /* defaults for requests without one */
     int64_t top_k;
     char *filters;           /* override file of the output patterns */

@@ -7,8 +7,8 @@ import re
 import pytest
 
 import serving
-from scripted import (ARGS, CALLS, END_THINK, THINK, TOOLS, joined, serve,
-                      user)
+from scripted import (ARGS, CALLS, END_THINK, TEKKEN, THINK, TOOLS, joined,
+                      serve, user)
 
 CALL = [CALLS, "get_weather", ARGS, '{"a": "Oslo"}']
 
@@ -281,6 +281,7 @@ def test_stop_strings(server):
     assert choice["message"]["reasoning"] == "END of thought"
     assert choice["message"]["content"] == "before "
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "END")
+    assert choice["matched_stop"] == "END"      # SGLang's name
     full = ask(server, "stops")
     assert whole["usage"]["completion_tokens"] < \
         full["usage"]["completion_tokens"]
@@ -570,3 +571,27 @@ def test_a_failing_device_is_an_error_in_both_ways(tmp_path):
         if server.daemon.process.poll() is None:
             server.daemon.process.kill()
         server.daemon.process.wait()
+
+
+def test_fingerprint_and_matched_stop(make_server, server):
+    """One fingerprint a server, in the reply and in the last chunk of a
+    choice; another server's differs."""
+    whole = ask(server, "plain")
+    mark = whole["system_fingerprint"]
+    assert mark.startswith("sirocco-")
+    assert "/" not in mark
+    chunks = stream(server, "plain", n=2)
+    last = [c for c in chunks if c["choices"]
+            and c["choices"][0]["finish_reason"]]
+    assert len(last) == 2
+    for c in chunks:
+        assert c.get("system_fingerprint") == (mark if c in last else None)
+    for c in last:
+        choice = c["choices"][0]
+        assert choice["matched_stop"] is choice["stop_reason"] is None
+    text = {"prompt": "a", "max_tokens": 2}
+    assert server.json("POST", "/v1/completions",
+                       text)[1]["system_fingerprint"] == mark
+    other = make_server(backend="null:rate=1000", tokenizer=TEKKEN)
+    assert other.json("POST", "/v1/completions",
+                      text)[1]["system_fingerprint"] != mark

@@ -1,6 +1,7 @@
 """Every field of a request with values absent, null, lowest, highest, just
 outside and of the wrong type; every class of error. Nothing is ever a 500."""
 
+import base64
 import json
 
 import pytest
@@ -393,3 +394,54 @@ def test_a_full_queue_is_429(tmp_path):
         running.close()
     finally:
         server.stop()
+
+
+def test_text_that_cannot_fit_is_not_encoded(make_server):
+    """More bytes than the context has tokens of the longest kind are refused
+    as text, a little less as tokens."""
+    vocab = json.loads(TEKKEN.read_text())
+    info = vocab["config"]
+    longest = max(len(base64.b64decode(t["token_bytes"])) for t in
+                  vocab["vocab"][:info["default_vocab_size"]
+                                 - info["default_num_special_tokens"]])
+    server = make_server(backend="null:rate=0", tokenizer=TEKKEN,
+                         max_context=256)
+    for path, body in (
+            ("/v1/chat/completions", lambda x: {"messages": user(x)}),
+            ("/v1/completions", lambda x: {"prompt": ["a", x]})):
+        for n, param in ((257 * longest, "input_text"),
+                         (257 * longest - 1, "input_tokens")):
+            status, error = post(server, path, body(("ab " * n)[:n]))
+            assert (status, error["param"]) == (400, param), (path, n)
+            assert "maximum context length is 256 tokens" in error["message"]
+        cut = {**body("ab " * 257 * longest), "truncate_prompt_tokens": 9,
+               "max_tokens": 2}
+        assert server.json("POST", path, cut)[0] == 200
+    assert server.json("POST", "/tokenize", {
+        "messages": user("ab " * 257 * longest)})[0] == 200
+
+
+def test_most_messages_and_tools(make_server):
+    server = make_server(backend="null:rate=0", tokenizer=TEKKEN,
+                         max_messages=3, max_tools=2)
+
+    def tool(i):
+        return {"type": "function", "function": {"name": f"f{i}"}}
+
+    for path in ("/v1/chat/completions", "/tokenize",
+                 "/v1/chat/completions/render"):
+        for body, param in (({"messages": user("a") * 4}, "messages"),
+                            ({"messages": user("a"), "tools": [
+                                tool(i) for i in range(3)]}, "tools")):
+            status, error = post(server, path, body)
+            assert (status, error["param"]) == (400, param)
+            assert "at most" in error["message"]
+        status, _ = server.json("POST", path, {
+            "messages": user("a") * 3, "tools": [tool(0), tool(1)],
+            **({"max_tokens": 2} if "chat" in path else {})})
+        assert status == 200
+    # Anthropic's and Responses' forms of the same.
+    assert server.json("POST", "/v1/messages", {
+        "max_tokens": 2, "messages": user("a") * 4})[0] == 400
+    assert server.json("POST", "/v1/responses", {
+        "input": user("a") * 4})[0] == 400

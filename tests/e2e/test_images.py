@@ -122,6 +122,23 @@ def test_prompt_tokens_count_the_picture(demo):
     assert status == 200 and got["count"] == without + 12
 
 
+def test_usage_tells_the_pictures_tokens(demo):
+    """Two choices see the same picture, which counts once."""
+    small, large = (picture("red", size=(s, s)) for s in (84, 168))
+
+    def details(*parts, **more):
+        body = {"messages": [user(*parts)], "max_tokens": 2, **more}
+        return demo.json("POST", "/v1/chat/completions", body)[1]["usage"][
+            "prompt_tokens_details"]
+
+    assert "multimodal_tokens" not in details(text("What?"))
+    one = details(text("What?"), part(small))["multimodal_tokens"]
+    # Rows of a token a tile of 28 pixels, and one that ends each.
+    assert one == {"image": 3 * 4}
+    both = details(text("What?"), part(small), part(large), n=2)
+    assert both["multimodal_tokens"] == {"image": 3 * 4 + 6 * 7}
+
+
 def test_an_anthropic_client_shows_a_picture(demo):
     status, got = demo.json("POST", "/v1/messages", {
         "model": "demo", "max_tokens": 24, "temperature": 0, "messages": [
