@@ -10,6 +10,7 @@
 
 #include "api/constraint.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "json/json.h"
@@ -267,6 +268,24 @@ drop_grammar(void *arg)
     grammar_unref(arg);
 }
 
+/* The first mask, for whether a step's budget suffices for one: found by the
+ * engine it would be a 500. The engine finds it made. */
+static int
+first_mask(struct api_call *c, struct grammar *g)
+{
+    int n_vocab = tok_info(c->api->parts.tok)->n_vocab;
+    uint32_t *mask = calloc(((size_t)n_vocab + 31) / 32, sizeof *mask);
+    struct grammar_matcher *m = NULL;
+
+    int rc = mask ? grammar_matcher_create(g, &m) : ERR_NOMEM;
+    if (rc == 0) {
+        rc = grammar_mask(m, mask);
+        grammar_matcher_free(m);
+    }
+    free(mask);
+    return rc;
+}
+
 static int
 compile(struct api_call *c, const struct grammar_spec *s, const char *param,
         struct grammar **out)
@@ -285,7 +304,11 @@ compile(struct api_call *c, const struct grammar_spec *s, const char *param,
         grammar_unref(*out);
         return call_fail(c, 503, NULL, "out of memory");
     }
-    return 0;
+    rc = first_mask(c, *out);
+    if (rc == ERR_LIMIT)
+        return call_fail(c, 400, param, "%s: too complex: its beginning takes "
+                         "more than one step may", param);
+    return rc ? call_fail(c, 503, NULL, "out of memory") : 0;
 }
 
 /* allowed_token_ids leaves hardly any form a way to its end. */
