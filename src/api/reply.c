@@ -415,7 +415,9 @@ take_event(struct reply *r, struct engine_event *ev)
     if (r->failed || r->gone || s->done)
         return;
     if (ev->finish == ENGINE_ERROR)
-        fail(r, 500, ev->error ? ev->error : "the engine failed");
+        /* What is too much for a step is the client's form. */
+        fail(r, ev->error_code == ERR_LIMIT ? 400 : 500,
+             ev->error ? ev->error : "the engine failed");
     else if (ev->finish == ENGINE_ABORTED)
         fail(r, 503, "the server is shutting down");
     else if (atomic_load(&s->lost) || advance(s, ev) != 0)

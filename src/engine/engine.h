@@ -70,6 +70,8 @@ struct engine_event {
     uint32_t n_cached;                 /* prompt tokens found in the cache */
     uint64_t queue_ns, prefill_ns;     /* set with the first token */
     char *error;                       /* ENGINE_ERROR: malloc'ed text */
+    int error_code;                    /* ENGINE_ERROR: ERR_*; ERR_LIMIT: the
+                                          grammar asks too much of a step */
 };
 
 /* Exactly one event has finish != ENGINE_RUNNING, and it is the last one: from

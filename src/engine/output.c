@@ -64,8 +64,10 @@ output_end(struct sched *s, struct request *r, enum engine_finish why,
            const struct err *e)
 {
     struct engine_event ev = {.finish = why, .stop_id = -1};
-    if (why == ENGINE_ERROR)
+    if (why == ENGINE_ERROR) {
         ev.error = strdup(e->text);
+        ev.error_code = e->code;
+    }
     finish(s, r, &ev);
 }
 

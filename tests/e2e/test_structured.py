@@ -236,6 +236,21 @@ def test_what_cannot_be_done_is_refused(server, fields):
     assert post(server, max_tokens=1)[0] == 200
 
 
+def test_a_form_that_becomes_too_much_is_the_clients_error(server):
+    """Not to be foreseen when it is compiled; no 500, and no loose reply."""
+    fields = {"guided_json": {"type": "integer", "multipleOf": 9973,
+                              "minimum": -10**15, "maximum": 10**15},
+              "seed": 3}
+    status, body = post(server, **fields)
+    assert status == 400 and "budget" in body["error"]["message"], body
+    _, _, data = server.request(
+        "POST", "/v1/chat/completions",
+        {"messages": user("hi"), "stream": True, "max_tokens": 40, **fields})
+    error = next(e for e in serving.sse(data) if "error" in e)["error"]
+    assert error["code"] == 400
+    assert post(server, max_tokens=1)[0] == 200
+
+
 def test_the_other_endpoints(server):
     """AC-34"""
     status, body = server.json("POST", "/v1/responses", {
