@@ -139,16 +139,31 @@ api_reconfigure(struct api *a, const struct conf *c)
     atomic_store(&a->conf, c);
 }
 
+/* The method as text that stays. */
+static const char *
+method_name(struct str method)
+{
+    static const char *const names[] = {"GET", "POST", "HEAD", "OPTIONS",
+                                        "PUT", "PATCH", "DELETE"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (str_eq(method, str_from(names[i])))
+            return names[i];
+    return "other";
+}
+
 static struct api_call
 call_of(struct api *a, struct fcgi_request *r)
 {
+    struct str method = fcgi_param(r, "REQUEST_METHOD");
+
     return (struct api_call){
         .api = a,
         .conf = atomic_load(&a->conf),
         .fcgi = r,
         .arena = fcgi_arena(r),
-        .method = fcgi_param(r, "REQUEST_METHOD"),
+        .method = method,
         .path = fcgi_param(r, "DOCUMENT_URI"),
+        .tag = {"none", method_name(method), clock_ns()},
     };
 }
 

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/clock.h"
 #include "json/json.h"
+#include "metrics/http.h"
 #include "metrics/metrics.h"
 
 #define BODY_CUT 200    /* bytes of a client's value that an error repeats */
@@ -61,8 +63,10 @@ error_put(struct buf *out, int status, const char *param, const char *text)
 }
 
 void
-call_count(int status)
+call_count(const struct call_tag *t, int status)
 {
+    http_count(t->handler, t->method, status,
+               (double)(clock_ns() - t->began) * 1e-9);
     metrics_add(status < 400   ? METRIC_HTTP_2XX
                 : status < 500 ? METRIC_HTTP_4XX
                                : METRIC_HTTP_5XX, 1);
@@ -104,7 +108,7 @@ call_fail(struct api_call *c, int status, const char *param, const char *fmt,
     if ((c->error_put ? c->error_put : error_put)(&body, status, param, theirs))
         body.len = 0;
     status %= 1000;
-    call_count(status);
+    call_count(&c->tag, status);
     fcgi_answer(c->fcgi, status, "application/json", headers,
                 (struct str){body.data, body.len});
     buf_free(&body);
@@ -114,7 +118,7 @@ call_fail(struct api_call *c, int status, const char *param, const char *fmt,
 void
 call_answer_type(struct api_call *c, const char *type, const struct buf *body)
 {
-    call_count(200);
+    call_count(&c->tag, 200);
     fcgi_answer(c->fcgi, 200, type, NULL,
                 (struct str){body->data, body->len});
 }

@@ -38,11 +38,19 @@ struct api {
     struct list replies;    /* being generated, for /abort_request */
 };
 
+/* What the metrics say of a call. */
+struct call_tag {
+    const char *handler;    /* path of the table's row, or "none" */
+    const char *method;     /* "other" when nobody knows it */
+    uint64_t began;         /* clock_ns */
+};
+
 struct api_call {
     struct api *api;
     const struct conf *conf;     /* in force when the call came; kept alive */
     struct fcgi_request *fcgi;
     struct arena *arena;
+    struct call_tag tag;
     struct str method, path;     /* path without the query */
     struct str rest;             /* what a row's trailing "/" left of it */
     struct json_object *body;    /* object, owned by the arena; see call_body */
@@ -83,8 +91,8 @@ void call_answer_type(struct api_call *c, const char *type,
  * served name. */
 int call_check_model(struct api_call *c);
 
-/* Counts a reply in the metrics by its status. */
-void call_count(int status);
+/* Counts a call whose reply, of this status, is over. */
+void call_count(const struct call_tag *t, int status);
 
 /* --- shapes of errors, shared with streams -------------------------------- */
 /* "BadRequestError" and the like for an HTTP status. */

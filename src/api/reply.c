@@ -31,6 +31,8 @@
 #include "json/json.h"
 #include "metrics/metrics.h"
 
+/* What nginx logs when the client left before the reply. */
+#define STATUS_LEFT 499
 #define STREAM_HEADERS "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 #define STREAM_TYPE "text/event-stream; charset=utf-8"
 
@@ -106,6 +108,7 @@ reply_make(struct api_call *c, const struct reply_ops *ops,
         return NULL;
     list_init(&r->node);
     r->api = c->api;
+    r->tag = c->tag;
     r->conf = c->conf;
     r->arena = c->arena;
     r->ops = ops;
@@ -197,7 +200,7 @@ send_plain(struct reply *r, int status, const char *more)
 {
     char headers[sizeof r->headers + 96];
 
-    call_count(status);
+    r->status = status;
     snprintf(headers, sizeof headers, "%s%sContent-Length: %zu\r\n",
              r->headers, more, r->out.len);
     fcgi_stream_start(r->stream, status, "application/json", headers);
@@ -229,7 +232,7 @@ start_stream(struct reply *r)
 {
     char headers[sizeof r->headers + sizeof STREAM_HEADERS];
 
-    call_count(200);
+    r->status = 200;
     snprintf(headers, sizeof headers, "%s" STREAM_HEADERS, r->headers);
     fcgi_stream_start(r->stream, 200, STREAM_TYPE, headers);
     r->started = true;
@@ -433,6 +436,7 @@ close_if_idle(struct reply *r)
     pthread_mutex_lock(&r->api->lock);
     list_remove(&r->node);
     pthread_mutex_unlock(&r->api->lock);
+    call_count(&r->tag, r->status ? r->status : STATUS_LEFT);
     fcgi_stream_close(r->stream);
 }
 

@@ -66,6 +66,8 @@ struct reply {
     struct list node;             /* in api.replies, from the submit on */
     struct str request_id;        /* behind the prefix of id */
     struct api *api;
+    struct call_tag tag;
+    int status;                   /* sent; 0 = nothing yet */
     const struct conf *conf;
     struct arena *arena;
     struct fcgi_stream *stream;

@@ -91,6 +91,7 @@ route_in(const struct route *table, size_t n, struct api_call *c)
     for (size_t i = 0; i < n; i++) {
         if (!matches(table[i].path, c->path, &c->rest))
             continue;
+        c->tag.handler = table[i].path;
         if (allows(table[i].method, c->method)) {
             table[i].handler(c);
             return;

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "metrics/http.h"
 #include "metrics/process.h"
 
 struct value {
@@ -261,5 +262,7 @@ metrics_text(struct buf *out, bool vllm)
     if (rc == 0 && vllm)
         rc = put_vllm(out);
     rc = rc ? rc : put_cache(out, vllm);
+    if (rc == 0 && vllm)
+        rc = http_put(out);
     return rc ? rc : process_put(out);
 }

@@ -264,3 +264,33 @@ def test_health_generate(server):
     assert status == 200
     assert body["usage"]["completion_tokens"] == 1
     assert time.monotonic() - started < 5
+
+
+def test_requests_by_path_in_the_metrics(server):
+    path = "/v1/chat/completions"
+    name = "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%s\"}"
+    wanted = {name % (path, "POST", "2xx"): 2, name % (path, "POST", "4xx"): 1,
+              name % (path, "GET", "4xx"): 1, name % ("none", "PUT", "4xx"): 1}
+    before = server.metrics()
+    hello = {"messages": user("hi"), "max_tokens": 10}
+    assert server.json("POST", path, hello)[0] == 200
+    assert server.request("POST", path, {**hello, "stream": True})[0] == 200
+    assert server.json("POST", path, {})[0] == 400
+    assert server.request("GET", path)[0] == 405
+    assert server.request("PUT", "/v1/nothing")[0] == 404
+
+    # A reply is counted when it is over, a moment after its last byte.
+    serving.wait_for("all are counted", lambda: wanted == {
+        key: server.metrics().get(key, 0) - before.get(key, 0)
+        for key in wanted})
+    after = server.metrics()
+    took = "http_request_duration_seconds_%s{handler=\"%s\",method=\"POST\"%s}"
+
+    def gained(of, more=""):
+        key = took % (of, path, more)
+        return after[key] - before.get(key, 0)
+
+    assert gained("count") == gained("bucket", ',le="+Inf"') == 3
+    # 20 ms a token, to the end of the stream too.
+    assert gained("sum") > 0.3
+    assert gained("bucket", ',le="0.1"') == 1
