@@ -209,7 +209,7 @@ read_bans(struct api_call *c, struct fields *f)
     return 0;
 }
 
-/* --- repetition_detection -------------------------------------------------------- */
+/* --- repetition_detection ------------------------------------------------- */
 
 /* Patterns are looked for at each token; this bounds the work. */
 #define PATTERN_MAX 1024

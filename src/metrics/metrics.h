@@ -26,9 +26,9 @@ void metrics_set_model(const char *name);
  * prefixes are kept. Call once at start; without it they are left out. */
 void metrics_set_cache(uint32_t block, uint32_t n_blocks, bool prefixes);
 
-/* Appends all metrics in text format 0.0.4: our own names (sirocco_*), and with
- * vllm the vllm:* and http_* names of dashboards, and process_* of this process.
- * Returns 0 or ERR_NOMEM. */
+/* Appends all metrics in text format 0.0.4: our own names (sirocco_*),
+ * process_* of this process, and with vllm the vllm:* and http_* names of
+ * dashboards. Returns 0 or ERR_NOMEM. */
 int metrics_text(struct buf *out, bool vllm);
 
 #endif

@@ -294,3 +294,15 @@ def test_requests_by_path_in_the_metrics(server):
     # 20 ms a token, to the end of the stream too.
     assert gained("sum") > 0.3
     assert gained("bucket", ',le="0.1"') == 1
+
+
+def test_who_leaves_before_the_reply_is_counted(server):
+    name = 'http_requests_total{handler="/v1/chat/completions",' \
+        'method="POST",status="4xx"}'
+    before = server.metrics().get(name, 0)
+    chat = RawChat(server, max_tokens=5000, stream=False)
+    serving.wait_for("it runs", lambda: server.metrics()[
+        "sirocco_requests_running"] == 1)
+    chat.close()
+    serving.wait_for("it is counted",
+                     lambda: server.metrics().get(name, 0) == before + 1)
