@@ -68,6 +68,21 @@ feed(one &t, const segment &s, uint64_t once)
     }
 }
 
+/* W_UK's part of each ring. It overwrites that of the layer before, which the
+ * ring's warps have read before any unit that had to go for those in flight
+ * now. */
+DEV void
+feed_absorb(const one &t, int l, uint64_t once)
+{
+    uint64_t *full = &t.w->uk_full[t.r];
+    if (t.lane >= RINGS)
+        return;
+    mbar_expect(full, 1024);
+    bulk_copy_as(t.w->uk + t.r * 1024, of_layer(t, t.a.uk_t, l) +
+                 (head(t) * MLA_RANK + quarter(t) * 64 + 8 * t.r) * 128,
+                 1024, full, once);
+}
+
 /* The block's cache blocks, one lane a piece of 64 columns, into the memory of
  * the rings once all units so far have been used. */
 DEV void
@@ -98,7 +113,7 @@ feed_cache(one &t, const decode_one_map &map, int block, int l,
     mbar_wait(&w->kv_empty[last % KV_STAGES], last / KV_STAGES & 1);
 }
 
-#define SEGMENTS (7 + 2 * SLOTS)
+#define SEGMENTS (6 + 2 * SLOTS)
 #define CACHE_KEPT (24u << 20)
 
 /* Number k of the segments of a layer, in the order of their use. */
@@ -120,21 +135,17 @@ layer_segment(const one &t, int l, int k, int expert)
                 (head(t) * MLA_QK + quarter(t) * 16 + 2 * r) * 2048,
                 MLA_NOPE * 2048, 2, RINGS, 4096};
     case 3:
-        return {of_layer(t, t.a.uk_t, l) +
-                (head(t) * MLA_RANK + quarter(t) * 64 + 8 * r) * 128,
-                0, 1, RINGS, 1024};
-    case 4:
         return {of_layer(t, t.a.uv, l) +
                 (head(t) * MLA_V + quarter(t) * 32 + 4 * r) * 512,
                 0, 1, RINGS, 2048};
-    case 5:
+    case 4:
         return {of_layer(t, t.a.wo, l) + (32 * c + 8 * g) * 8192 + half,
                 8192, 8, RINGS, 4096};
-    case 6:                   /* the router's row c: half a row a ring */
+    case 5:                   /* the router's row c: half a row a ring */
         return {of_layer(t, t.a.gate, l) + c * 8192 + half, 0, 1, 2, 4096};
     }
     /* The shared expert, then the routed ones: gate and up, down. */
-    if (k == 7 || (k >= 9 && k < 9 + ONE_TOP_K))
+    if (k == 6 || (k >= 8 && k < 8 + ONE_TOP_K))
         return {of_layer(t, t.a.w13, l) + expert * t.a.stride13 +
                 (c * 16 + r) * UNIT, RINGS * UNIT, 2, RINGS, UNIT};
     return {of_layer(t, t.a.w2, l) + expert * t.a.stride2 +
@@ -158,13 +169,15 @@ produce(one &t, const decode_one_map &map)
         int id = ONE_EXPERTS;
 #pragma unroll 1
         for (int k = 0; k < SEGMENTS; k++) {
-            if (k == 4 && t.w->t0 < t1)
+            if (k == 3)
+                feed_absorb(t, l, once);
+            if (k == 3 && t.w->t0 < t1)
                 feed_cache(t, map, block, l, keep);
-            if (k == 9) {     /* lane: the expert of a slot */
+            if (k == 8) {     /* lane: the expert of a slot */
                 mbar_wait(&t.w->routed, l & 1);
                 id = t.w->expert[1 + lane % ONE_TOP_K];
             }
-            feed(t, layer_segment(t, l, k, __shfl_sync(~0u, id, k - 9)),
+            feed(t, layer_segment(t, l, k, __shfl_sync(~0u, id, k - 8)),
                  once);
         }
     }
@@ -218,7 +231,7 @@ DEV void
 make_logits(one &t, const one_board *b)
 {
     const int n = t.a.vocab / CTAS;
-    gather_row(t, b->x);
+    gather_row(t, b->x[0], b->sq);
     const float scale = row_scale(t);
     float *out = t.a.logits + t.c * n + t.lane;
 #pragma unroll 1
@@ -248,7 +261,7 @@ consume(one &t)
         if (l == 0)
             embed(t);
         else
-            gather_row(t, b->x);
+            gather_row(t, b->x[0], b->sq);
         STAMP(t, l, 1);
         make_latents(t, b);
         STAMP(t, l, 2);
@@ -256,7 +269,7 @@ consume(one &t)
         STAMP(t, l, 3);
         if (t.warp == 0)
             publish_query(t, b);
-        absorb_query(t, b);
+        absorb_query(t, b, l);
         STAMP(t, l, 4);
         attend(t, b, l);
         STAMP(t, l, 5);
@@ -266,7 +279,7 @@ consume(one &t)
         STAMP(t, l, 7);
         make_output(t, b, l);
         STAMP(t, l, 10);
-        gather_row(t, b->x1);
+        gather_row(t, b->x1[0], b->sq1);
         STAMP(t, l, 11);
         if (t.r < 2)
             make_logit(t);
@@ -293,6 +306,8 @@ setup_barriers(one_work *w)
             mbar_init(&w->full[i][s], 1);
             mbar_init(&w->empty[i][s], 2);
         }
+    for (int i = 0; i < RINGS; i++)
+        mbar_init(&w->uk_full[i], 1);
     for (int s = 0; s < KV_STAGES; s++) {
         mbar_init(&w->kv_full[s], 1);
         mbar_init(&w->kv_empty[s], WARPS);

@@ -34,15 +34,16 @@ static_assert(KV_STAGES * KV_TILE <= RINGS * STAGES * UNIT, "kv stages");
 
 /* Words of one parity; bf16 pairs unless said. */
 struct one_board {
-    uint32_t x[CTAS][20];     /* 32 values x norm; [16] fp32: sum of x^2 */
-    uint32_t x1[CTAS][20];    /* the same behind attention */
+    uint32_t x[CTAS][16];     /* the row times its norm, 32 values a block */
+    uint32_t x1[CTAS][16];    /* the same behind attention */
+    uint32_t sq[CTAS], sq1[CTAS]; /* fp32: sums of their squares */
     uint32_t qa[ONE_Q_RANK / 2], kv[MLA_ROW / 2];
     uint32_t qn[ONE_HEADS][MLA_NOPE / 2];
     uint32_t q[ONE_HEADS][MLA_ROW / 2];
     uint32_t o[ONE_HEADS * MLA_V / 2];
     uint32_t h[SLOTS][ONE_HIDDEN / 2];
     uint32_t logit[ONE_EXPERTS];           /* fp32 */
-    uint32_t ml[CTAS][ONE_HEADS][2];       /* fp32: maximum and sum */
+    uint32_t ml[ONE_HEADS][CTAS][2];       /* fp32: maximum and sum */
     uint32_t part[CTAS][ONE_HEADS][MLA_RANK / 2];
 };
 
@@ -55,17 +56,21 @@ struct one_boards {
 struct one_work {
     uint64_t full[RINGS][STAGES], empty[RINGS][STAGES];
     uint64_t kv_full[KV_STAGES], kv_empty[KV_STAGES];
+    uint64_t uk_full[RINGS];
     uint64_t router;          /* the router row's sums are there */
     uint64_t routed, scaled;  /* the experts, their scales */
     uint64_t added;           /* the token's own row of the cache */
     __align__(16) char row[ONE_DIM * 2];   /* the phase's vector; weights */
     __align__(16) char big[ONE_HEADS * QROW]; /* queries; hidden units */
+    __align__(16) char uk[RINGS * 1024]; /* W_UK's part: not in the rings, so
+                                     that cache blocks can come before it */
     float score[2][ONE_HEADS][SROW];
     __align__(16) uint32_t own[MLA_ROW / 2];
     float x[32];              /* the residual of rows 32c .. */
     float2 shared_sum[WARPS * 32]; /* a thread's part of the shared expert */
     float gate_up[2 * SLOTS][272];
-    float a[WARPS][4], nope[32], ctx[MLA_RANK], o[WARPS][8];
+    __align__(16) float ctx[MLA_RANK];
+    float a[WARPS][4], nope[32], o[WARPS][8];
     float y[WARPS][16], head[2][WARPS][8], logit[4];
     float ssq[WARPS], alpha[ONE_HEADS], inv[ONE_HEADS];
     float2 rope[MLA_ROPE / 2];
@@ -340,14 +345,14 @@ row_of(int lane)
 
 /* n <= N <= 8 rows as long as the model is wide times the phase's vector. A
  * unit is half a row, which half the ring's parity says, and a warp takes half
- * a unit: 1,024 columns. The loop stays a loop: instructions that run once a
- * layer come at the speed of cache misses. */
+ * a unit: 1,024 columns. The loop over 8 stays a loop: instructions that run
+ * once a layer come at the speed of cache misses. */
 template <int N> DEV float
 rows(one &t, int n)
 {
     float x[32], s = 0, p1 = 0, p2 = 0, p4 = 0;
     load32(t.w->row + (t.r & 1) * 4096 + t.hf * 2048 + t.lane * 16, x);
-#pragma unroll 1
+#pragma unroll N == 4 ? 4 : 1
     for (int i = 0; i < N; i++) {
         s = 0;
         if (i < n) {
@@ -390,21 +395,23 @@ row_scale(const one &t)
     return rsqrtf(s / ONE_DIM + t.a.eps);
 }
 
-/* A row of the board into shared memory; all consumers have it then. */
+/* A row of the board into shared memory, and the sum of its squares; all
+ * consumers have both then. */
 DEV void
-gather_row(const one &t, const uint32_t (*row)[20])
+gather_row(const one &t, const uint32_t *row, const uint32_t *sq)
 {
-    const uint32_t *p = row[t.tid >> 2];
-    const bool first = (t.tid & 3) == 0;
-    uint4 v;
-    uint32_t s = 1;
+    const bool last = t.warp == WARPS - 1;
+    uint4 v, s = make_uint4(1, 1, 1, 1);
     do {
-        v = look4(p + 4 * (t.tid & 3));
-        if (first)
-            s = look1(p + 16);
-    } while (!there(v) || !s);
+        v = look4(row + 4 * t.tid);
+        if (last)
+            s = look4(sq + 4 * t.lane);
+    } while (!there(v) || !there(s));
     *(uint4 *)(t.w->row + t.tid * 16) = v;
-    float sum = warp_sum(first ? __uint_as_float(s) : 0);
+    float sum = 0;
+    if (last)
+        sum = warp_sum((__uint_as_float(s.x) + __uint_as_float(s.y)) +
+                       (__uint_as_float(s.z) + __uint_as_float(s.w)));
     if (t.lane == 0)
         t.w->ssq[t.warp] = sum;
     meet();
@@ -419,14 +426,14 @@ norm_value(const one &t, const char *norm)
 
 /* Warp 0: this block's 32 values times a norm, and their squares. */
 DEV void
-publish_row(const one &t, uint32_t (*row)[20], float x, float norm)
+publish_row(const one &t, uint32_t *row, uint32_t *sq, float x, float norm)
 {
     float v = x * norm, next = __shfl_xor_sync(~0u, v, 1);
     if ((t.lane & 1) == 0)
-        put_word(&row[t.c][t.lane >> 1], bf_pack(v, next));
+        put_word(row + t.c * 16 + (t.lane >> 1), bf_pack(v, next));
     float sum = warp_sum(x * x);
     if (t.lane == 0)
-        put_word(&row[t.c][16], __float_as_uint(sum));
+        put_word(sq + t.c, __float_as_uint(sum));
 }
 
 #endif

@@ -110,13 +110,13 @@ publish_query(const one &t, one_board *b)
 
 /* Four absorbed lanes a warp: W_UK's columns times the head's 64 lanes. */
 DEV void
-absorb_query(one &t, one_board *b)
+absorb_query(const one &t, one_board *b, int l)
 {
     float x[8], s;
     unpack8(get4(b->qn[head(t)] + (t.lane & 7) * 4), x);
-    const char *p = acquire(t) + t.hf * 512 + t.lane * 16;
-    s = dot8(*(const uint4 *)p, x, 0);
-    release(t);
+    mbar_wait(&t.w->uk_full[t.r], l & 1);
+    s = dot8(*(const uint4 *)(t.w->uk + t.r * 1024 + t.hf * 512 +
+                              t.lane * 16), x, 0);
     s += __shfl_xor_sync(~0u, s, 4);
     s += __shfl_xor_sync(~0u, s, 2);
     s += __shfl_xor_sync(~0u, s, 1);
@@ -192,31 +192,39 @@ add_own_row(const one &t, int l, char *tile)
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+#define QREG 5 /* of a warp's 10 query fragments, those kept in registers */
+
+DEV uint32_t
+query_addr(const one &t)
+{
+    return smem_addr(t.w->big) + (t.lane >> 4) * 16 +
+           ((t.warp & 1) * 16 + (t.lane & 15)) * QROW + (t.warp >> 3) * 320;
+}
+
 /* 16 heads x 16 keys over half the lanes, to shared memory. */
 DEV void
-tile_scores(const one &t, uint32_t kv)
+tile_scores(const one &t, uint32_t kv, const uint32_t (&query)[QREG][4])
 {
     const int lane = t.lane, m = t.warp & 1, ks = t.warp >> 3;
     const int key = (t.warp >> 1 & 3) * 16 + (lane & 7) + (lane >> 4) * 8;
-    const uint32_t query = smem_addr(t.w->big) + (lane >> 4) * 16 +
-                           (m * 16 + (lane & 15)) * QROW + ks * 320;
-    float d[2][2][4] = {};
+    float d[2][4] = {};
 #pragma unroll
     for (int k = 0; k < 10; k++) {
         uint32_t f[4], q[4];
-        ldmatrix4(q, query + k * 32);
+        if (k < QREG)
+            memcpy(q, query[k], sizeof q);
+        else
+            ldmatrix4(q, query_addr(t) + k * 32);
         ldmatrix4(f, key_addr(kv, key, (ks * 10 + k) * 2 + (lane >> 3 & 1)));
-        mma16816(d[k & 1][0], q, f[0], f[1]);
-        mma16816(d[k & 1][1], q, f[2], f[3]);
+        mma16816(d[0], q, f[0], f[1]);
+        mma16816(d[1], q, f[2], f[3]);
     }
     float *s = &t.w->score[ks][m * 16 + (lane >> 2)]
                           [(t.warp >> 1 & 3) * 16 + 2 * (lane & 3)];
 #pragma unroll
     for (int n = 0; n < 2; n++) {
-        *(float2 *)(s + n * 8) = make_float2(d[0][n][0] + d[1][n][0],
-                                             d[0][n][1] + d[1][n][1]);
-        *(float2 *)(s + n * 8 + 8 * SROW) =
-            make_float2(d[0][n][2] + d[1][n][2], d[0][n][3] + d[1][n][3]);
+        *(float2 *)(s + n * 8) = make_float2(d[n][0], d[n][1]);
+        *(float2 *)(s + n * 8 + 8 * SROW) = make_float2(d[n][2], d[n][3]);
     }
 }
 
@@ -289,9 +297,10 @@ tile_values(const one &t, uint32_t kv, float (&o)[2][2][4])
     }
 }
 
-/* The queries of all heads into shared memory. */
+/* The queries of all heads by way of shared memory; this warp's fragments stay
+ * in q. */
 DEV void
-gather_queries(const one &t, const one_board *b)
+gather_queries(const one &t, const one_board *b, uint32_t (&q)[QREG][4])
 {
     const uint32_t *from = b->q[0];
     uint4 v[3];
@@ -311,6 +320,9 @@ gather_queries(const one &t, const one_board *b)
             *(uint4 *)(t.w->big + i / 40 * QROW + i % 40 * 16) = v[k];
     }
     meet();
+#pragma unroll
+    for (int k = 0; k < QREG; k++)
+        ldmatrix4(q[k], query_addr(t) + k * 32);
 }
 
 /* Where the block's next cache block lies, once it is there. */
@@ -326,19 +338,20 @@ wait_keys(const one &t)
 DEV void
 attend(one &t, one_board *b, int l)
 {
+    uint32_t q[QREG][4];
     float o[2][2][4] = {}, run_max = -INFINITY, run_sum = 0;
     if (t.w->t0 >= t.w->t1)
         return;
     if (t.w->t1 == t.w->tiles)
         add_own_row(t, l, wait_keys(t));
-    gather_queries(t, b);
+    gather_queries(t, b, q);
     STAMP(t, l, 18);
 #pragma unroll 1
     for (int tile = t.w->t1 - 1; tile >= t.w->t0; tile--, t.kv_n++) {
         const uint32_t kv = smem_addr(wait_keys(t));
         if (tile == t.w->t1 - 1)
             STAMP(t, l, 19);
-        tile_scores(t, kv);
+        tile_scores(t, kv, q);
         meet();
         if (tile == t.w->t1 - 1)
             STAMP(t, l, 20);
@@ -357,8 +370,8 @@ attend(one &t, one_board *b, int l)
     const int head = 2 * t.warp + (t.lane >> 4), g = t.lane >> 2;
     if ((t.lane & 15) == 0) {
         t.w->inv[head] = 1 / run_sum;
-        put_word(&b->ml[t.c][head][0], __float_as_uint(run_max));
-        put_word(&b->ml[t.c][head][1], __float_as_uint(run_sum));
+        put_word(&b->ml[head][t.c][0], __float_as_uint(run_max));
+        put_word(&b->ml[head][t.c][1], __float_as_uint(run_sum));
     }
     meet();
 #pragma unroll
@@ -387,9 +400,11 @@ share_weights(const one &t, const one_board *b, int n, float (&w)[4])
 #pragma unroll
         for (int k = 0; k < 4; k++)
             if (32 * k + t.lane < n) {
-                ml[k] = look2(b->ml[32 * k + t.lane][head(t)]);
+                ml[k] = look2(b->ml[head(t)][32 * k + t.lane]);
                 ok = ok && ml[k].x && ml[k].y;
             }
+        if (!ok)
+            __nanosleep(40);  /* most blocks wait long here */
     } while (!ok);
 #pragma unroll
     for (int k = 0; k < 4; k++)
@@ -503,7 +518,7 @@ make_output(one &t, one_board *b, int l)
     const float x = w->x[t.lane] + (w->o[2 * g][i] + w->o[2 * g + 1][i]) +
                     (w->o[2 * g + 8][i] + w->o[2 * g + 9][i]);
     w->x[t.lane] = x;
-    publish_row(t, b->x1, x, norm);
+    publish_row(t, b->x1[0], b->sq1, x, norm);
 }
 
 #endif

@@ -235,7 +235,7 @@ make_sum(one &t, const one_board *b, one_board *next, const char *norm_row,
     for (int k = 0; k < 4; k++)
         s += w->y[4 * j + k][t.lane & 15] + w->y[4 * j + k + 8][t.lane & 15];
     w->x[t.lane] = s;
-    publish_row(t, next->x, s, norm);
+    publish_row(t, next->x[0], next->sq, s, norm);
 }
 
 /* --- the routing warp ---------------------------------------------------- */
@@ -337,8 +337,10 @@ clear_words(uint32_t *p, int n, int lane)
 DEV void
 clear_layer(const one &t, one_board *b, one_board *other)
 {
-    clear_words(b->x[t.c], 17, t.lane);
-    clear_words(b->x1[t.c], 17, t.lane);
+    clear_words(b->x[t.c], 16, t.lane);
+    clear_words(b->x1[t.c], 16, t.lane);
+    clear_words(b->sq + t.c, 1, t.lane);
+    clear_words(b->sq1 + t.c, 1, t.lane);
     clear_words(b->qa + t.c * 4, 4, t.lane);
     if (t.c < MLA_ROW / 4)
         clear_words(b->kv + t.c * 2, 2, t.lane);
@@ -351,7 +353,8 @@ clear_layer(const one &t, one_board *b, one_board *other)
     clear_words(other->logit + t.c, 1, t.lane);
     if (t.w->t0 >= t.w->t1)
         return;
-    clear_words(b->ml[t.c][0], ONE_HEADS * 2, t.lane);
+    clear_word(&b->ml[t.lane][t.c][0]);
+    clear_word(&b->ml[t.lane][t.c][1]);
     uint32_t *p = b->part[t.c][0] + 4 * t.lane;
     for (int h = 0; h < ONE_HEADS; h++, p += MLA_RANK / 2)
         asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%1,%1,%1};"
@@ -387,7 +390,8 @@ route_layers(const one &t)
     const bool own = t.w->t0 < t.w->t1 && t.w->t1 == t.w->tiles;
     for (int i = 0; i < 2; i++) {       /* what the last launch left */
         one_board *b = &t.boards->b[i];
-        clear_words(b->x[t.c], 17, t.lane);
+        clear_words(b->x[t.c], 16, t.lane);
+        clear_words(b->sq + t.c, 1, t.lane);
         for (int e = 0; e < SLOTS; e++)
             clear_words(b->h[e] + t.c * 8, 8, t.lane);
         clear_words(b->logit + t.c, 1, t.lane);
