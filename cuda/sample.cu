@@ -74,17 +74,41 @@ max_all(float &v, int &id, shared *sh)
         }
 }
 
+/* Of 4 logits (the row is aligned and a multiple of 16 long): the largest,
+ * the lowest id at a tie. */
+DEV void
+max_of(float4 v, int i, float &top, int &id)
+{
+    const float f[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        if (f[k] > top) {
+            top = f[k];
+            id = i + k;
+        }
+}
+
 DEV void
 find_max(const float *p, int vocab, float &top, int &id, shared *sh)
 {
     top = -INFINITY;
     id = 0x7fffffff;
-    for (int i = threadIdx.x; i < vocab; i += NTH)
-        if (p[i] > top) {
-            top = p[i];
-            id = i;
-        }
+#pragma unroll 8
+    for (int i = threadIdx.x * 4; i < vocab; i += NTH * 4)
+        max_of(*(const float4 *)(p + i), i, top, id);
     max_all(top, id, sh);
+}
+
+DEV bool
+any_nan(const float *p, int vocab)
+{
+    bool nan = false;
+#pragma unroll 8
+    for (int i = threadIdx.x * 4; i < vocab; i += NTH * 4) {
+        const float4 v = *(const float4 *)(p + i);
+        nan |= isnan(v.x) || isnan(v.y) || isnan(v.z) || isnan(v.w);
+    }
+    return __syncthreads_or(nan);
 }
 
 DEV double
@@ -363,19 +387,72 @@ draw_flat(const float *p, int vocab, float top, const sample_row &r, double u,
     return id >= 0 ? id : last;
 }
 
+/* Weights of the 4 logits at p, and their sum. */
+DEV double
+weights_of(const float *p, float top, float min_p, float (&w)[4])
+{
+    const float4 v = *(const float4 *)p;
+    const float f[4] = {v.x, v.y, v.z, v.w};
+    double sum = 0;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        w[k] = expf(f[k] - top);
+        w[k] = w[k] >= min_p ? w[k] : 0;
+        sum += w[k];
+    }
+    return sum;
+}
+
+/* One warp: the id in [first, end) at which the running sum exceeds goal; 128
+ * ids a turn, 4 a lane. */
+DEV void
+find_goal(const float *p, int first, int end, float top, float min_p,
+          double run, double goal, shared *sh)
+{
+    const int lane = threadIdx.x & 31;
+    for (int i0 = first; i0 < end; i0 += 128) {
+        const int i = i0 + 4 * lane;
+        float w[4] = {0, 0, 0, 0};
+        double mine = i < end ? weights_of(p + i, top, min_p, w) : 0;
+        double v = mine;
+        for (int o = 1; o < 32; o <<= 1) {
+            double x = __shfl_up_sync(~0u, v, o);
+            if (lane >= o)
+                v += x;
+        }
+        unsigned votes = __ballot_sync(~0u, run + v > goal && mine > 0);
+        if (votes) {
+            if (lane != __ffs(votes) - 1)
+                return;
+            double sum = run + (v - mine);
+            int at = -1;
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                bool before = sum <= goal || at < 0;
+                sum += w[k];
+                if (before && w[k] > 0)
+                    at = k;
+            }
+            sh->found = i + at;
+            return;
+        }
+        run += __shfl_sync(~0u, v, 31);
+    }
+}
+
 /* Inversion in id order, nothing cut but by min_p. */
 DEV int
 draw_plain(const float *p, int vocab, float top, float min_p, double u,
            shared *sh)
 {
     const int lane = threadIdx.x & 31, w = threadIdx.x >> 5;
-    const int part = (vocab + NTH - 1) / NTH * 32; /* ids a warp */
+    const int part = (vocab + NTH * 4 - 1) / (NTH * 4) * 128; /* ids a warp */
     const int first = w * part, end = min(first + part, vocab);
     double s = 0;
-    for (int i = first + lane; i < end; i += 32) {
-        float v = expf(p[i] - top);
-        s += v >= min_p ? v : 0;
-    }
+    float unused[4];
+#pragma unroll 4
+    for (int i = first + 4 * lane; i < end; i += 128)
+        s += weights_of(p + i, top, min_p, unused);
     for (int o = 16; o; o >>= 1)
         s += __shfl_xor_sync(~0u, s, o);
     __syncthreads();
@@ -390,28 +467,9 @@ draw_plain(const float *p, int vocab, float top, float min_p, double u,
             before = total;
         total += sh->sum[i];
     }
-    double goal = u * total;
-    if (before <= goal && before + sh->sum[w] > goal) {
-        double run = before;
-        for (int i0 = first; i0 < end; i0 += 32) {
-            int i = i0 + lane;
-            float f = i < end ? expf(p[i] - top) : 0;
-            double v = f >= min_p ? f : 0;
-            for (int o = 1; o < 32; o <<= 1) {
-                double x = __shfl_up_sync(~0u, v, o);
-                if (lane >= o)
-                    v += x;
-            }
-            unsigned votes = __ballot_sync(~0u, run + v > goal &&
-                                           f > 0 && f >= min_p);
-            run += __shfl_sync(~0u, v, 31);
-            if (votes) {
-                if (lane == 0)
-                    sh->found = i0 + __ffs(votes) - 1;
-                break;
-            }
-        }
-    }
+    const double goal = u * total;
+    if (before <= goal && before + sh->sum[w] > goal)
+        find_goal(p, first, end, top, min_p, before, goal, sh);
     __syncthreads();
     return sh->found;
 }
@@ -584,10 +642,7 @@ sample_rows(const __grid_constant__ sample a)
     int id;
     find_max(p, a.vocab, top, id, sh);
     /* A NaN anywhere is the model's failure, reported as id -1. */
-    int nan = 0;
-    for (int i = threadIdx.x; i < a.vocab; i += NTH)
-        nan |= isnan(raw[i]);
-    nan = __syncthreads_or(nan);
+    const bool nan = any_nan(raw, a.vocab);
     id = draw(p, a.vocab, top, id, r, sh);
     if (r.n_top >= 0)
         put_logprobs(a, r, r.raw ? raw : p, id, sh);
