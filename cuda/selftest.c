@@ -34,6 +34,7 @@ struct test {
     const struct layer_weights *w;
     struct err *e;
     struct selftest_shape shape;
+    int layers;               /* of the model; c->p.n_layers is what runs */
     uint32_t token, pos;      /* the token looked at, and its position */
     uint64_t rng;
     double diff, norm;        /* of the stage at hand */
@@ -189,12 +190,15 @@ probe(struct test *t, const struct weight *w, const double *x,
     return r;
 }
 
+/* The first layer's input; a later one's is in x0. */
 static int
 test_embed(struct test *t, int32_t id)
 {
     const struct model_text_params *p = &t->c->p;
-    int r = stored_row(t, &model_text(t->m)->embeddings, id);
-    for (int i = 0; r == 0 && i < p->dim; i++)
+    int r = 0;
+    if (t->shape.layer == 0)
+        r = stored_row(t, &model_text(t->m)->embeddings, id);
+    for (int i = 0; r == 0 && t->shape.layer == 0 && i < p->dim; i++)
         t->x0[i] = (double)t->row[i];
     if (r == 0)
         r = stored_norm(t, t->w->attention_norm, t->x0, p->dim, p->norm_eps,
@@ -217,11 +221,13 @@ test_project(struct test *t)
                   : r;
 }
 
+/* Of the layer compared, in elements. */
 static uint64_t
 cache_at(const struct test *t, uint32_t pos)
 {
     uint32_t s = t->token / t->shape.n_tok;
-    return ((uint64_t)t->block[s * t->shape.n_block + pos / KV_BLOCK]
+    return t->shape.layer * (t->c->cache_layer / 2)
+           + ((uint64_t)t->block[s * t->shape.n_block + pos / KV_BLOCK]
             * KV_BLOCK + pos % KV_BLOCK) * MLA_ROW;
 }
 
@@ -542,7 +548,7 @@ test_head(struct test *t, uint32_t row, int32_t drawn)
     return r;
 }
 
-/* Random rows for the cached prefix of every sequence. */
+/* Random rows for the cached prefix of every sequence, in all layers. */
 static int
 fill_cache(struct test *t)
 {
@@ -550,12 +556,13 @@ fill_cache(struct test *t)
     const size_t values = (size_t)KV_BLOCK * MLA_ROW;
     uint16_t *v = malloc(values * 2);
     int r = v == NULL ? err_set(t->e, ERR_NOMEM, "no memory") : 0;
-    for (uint32_t b = 0; r == 0 && b < n; b++) {
+    for (uint32_t b = 0; r == 0 && b < n * (t->shape.layer + 1); b++) {
         for (size_t i = 0; i < values; i++)
             v[i] = float_to_bf16((float)rnd_unit(t));
-        r = cuda_check(t->c, (int)cudaMemcpy(
-                           t->c->cache + (uint64_t)t->block[b] * values * 2,
-                           v, values * 2, cudaMemcpyHostToDevice),
+        char *to = t->c->cache + b / n * t->c->cache_layer
+                   + (uint64_t)t->block[b % n] * values * 2;
+        r = cuda_check(t->c, (int)cudaMemcpy(to, v, values * 2,
+                                             cudaMemcpyHostToDevice),
                        "self-test", t->e);
     }
     free(v);
@@ -570,19 +577,25 @@ run_step(struct test *t, int32_t *id, int32_t *drawn)
     struct sampling greedy = {.top_p = 1, .repetition_penalty = 1};
     struct batch_seq *q = calloc(s.n_seq, sizeof *q);
     int32_t *tok = calloc((size_t)s.n_seq * s.n_tok, sizeof *tok);
+    int32_t *none = malloc(s.n_tok * sizeof *none);
     struct batch b = {.n_tok = s.n_seq * s.n_tok, .n_seq = s.n_seq,
                       .token = tok, .seq = q};
     struct step_result out;
-    int r = q == NULL || tok == NULL
+    int r = q == NULL || tok == NULL || none == NULL
         ? err_set(t->e, ERR_NOMEM, "no memory for the self-test") : 0;
     for (uint32_t i = 0; r == 0 && i < b.n_tok; i++)
         tok[i] = (int32_t)(rnd(t) % (uint32_t)t->c->p.vocab);
+    /* Graphs run all layers; steps with targets, even of none, take none. */
+    const bool graph = t->c->p.n_layers == t->layers;
+    for (uint32_t i = 0; r == 0 && i < s.n_tok; i++)
+        none[i] = -1;
     for (uint32_t i = 0; r == 0 && i < s.n_seq; i++)
         q[i] = (struct batch_seq){
             .slot = i, .first = i * s.n_tok, .n_tok = s.n_tok,
             .n_past = s.n_past, .block = t->block + i * s.n_block,
             .n_block = s.n_block, .max_out = 1, .reset = true,
             .sample = true, .sampling = &greedy, .n_top = -1,
+            .target = graph ? NULL : none,
         };
     if (r == 0)
         r = step_submit(t->c, &b, t->e);
@@ -593,6 +606,7 @@ run_step(struct test *t, int32_t *id, int32_t *drawn)
         *drawn = out.seq[t->token / s.n_tok].out[0];
     }
     free(q);
+    free(none);
     free(tok);
     return r;
 }
@@ -608,12 +622,32 @@ trace(struct test *t, unsigned on)
                         "self-test", t->e);
 }
 
+/* What the layers before the one compared make of the step. */
+static int
+run_before(struct test *t)
+{
+    const struct cuda *c = t->c;
+    const uint64_t dim = (uint64_t)c->p.dim, rng = t->rng;
+    int32_t id, drawn;
+    t->c->p.n_layers = (int)t->shape.layer;
+    int r = run_step(t, &id, &drawn);
+    if (r == 0)
+        r = fetch(t, c->x, t->token * dim * 4, t->dev, dim * 4);
+    for (uint64_t i = 0; r == 0 && i < dim; i++)
+        t->x0[i] = (double)t->dev[i];
+    t->rng = rng;             /* the same tokens again */
+    return r;
+}
+
 static int
 test_token(struct test *t)
 {
     const struct selftest_shape s = t->shape;
     int32_t id = 0, drawn = 0;
     int r = fill_cache(t);
+    if (r == 0 && s.layer > 0)
+        r = run_before(t);
+    t->c->p.n_layers = (int)s.layer + 1;
     if (r == 0)
         r = trace(t, 1);
     if (r == 0)
@@ -655,13 +689,15 @@ selftest_step(struct cuda *c, const struct selftest_shape *shape,
     const size_t n = widest(c);
     const int layers = c->p.n_layers;
     struct test t = {
-        .c = c, .m = c->model, .w = &model_text(c->model)->layer[0], .e = e,
-        .shape = *shape, .rng = 0x5EEDu + shape->n_seq * 77u + shape->n_tok,
+        .c = c, .m = c->model, .e = e, .shape = *shape, .layers = layers,
+        .w = &model_text(c->model)->layer[shape->layer],
+        .rng = 0x5EEDu + shape->n_seq * 77u + shape->n_tok,
     };
     uint32_t end = shape->n_past + shape->n_tok;
     t.shape.n_block = (end + KV_BLOCK - 1) / KV_BLOCK;
     uint32_t blocks = t.shape.n_block * shape->n_seq;
     if (blocks > c->n_blocks || end > c->limits.max_context
+        || shape->layer >= (uint32_t)layers
         || shape->n_seq > c->limits.max_seqs || shape->n_seq > LOGIT_ROWS
         || shape->n_seq * shape->n_tok > c->limits.max_step)
         return ERR_AGAIN;
@@ -685,7 +721,6 @@ selftest_step(struct cuda *c, const struct selftest_shape *shape,
         if (c->n_blocks % 7919 == 0)
             for (uint32_t i = 0; i < blocks; i++)
                 t.block[i] = i;
-        c->p.n_layers = 1;
         r = test_token(&t);
         c->p.n_layers = layers;
     }

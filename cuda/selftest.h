@@ -7,6 +7,7 @@
 /* A step: n_seq sequences of n_tok query tokens behind n_past cached ones. */
 struct selftest_shape {
     uint32_t n_seq, n_tok, n_past;
+    uint32_t layer;      /* the layer compared, behind those before it */
     uint32_t n_block;    /* set by the test */
 };
 

@@ -51,16 +51,21 @@ static const struct form forms[] = {
 };
 
 static const struct selftest_shape shapes[] = {
-    {1, 1, 0, 0},      {1, 1, 63, 0},     {1, 1, 64, 0},
-    {1, 1, 1000, 0},   {1, 1, 9000, 0},   {1, 1, 8191, 0},
-    {1, 1, 40000, 0},  {2, 1, 77, 0},
-    {7, 1, 333, 0},    {8, 1, 100, 0},    {9, 1, 31, 0},
-    {17, 1, 500, 0},   {33, 1, 60, 0},    {64, 1, 128, 0},
-    {65, 1, 40, 0},    {128, 1, 200, 0},  {3, 5, 95, 0},
-    {1, 16, 4, 0},     {1, 17, 0, 0},     {1, 64, 64, 0},
-    {2, 100, 31, 0},   {1, 201, 0, 0},    {1, 300, 1000, 0},
-    {1, 512, 0, 0},    {1, 777, 130, 0},  {1, 1024, 0, 0},
-    {1, 2048, 17000, 0},
+    {1, 1, 0, 0, 0}, {1, 1, 63, 0, 0}, {1, 1, 64, 0, 0}, {1, 1, 1000, 0, 0},
+    {1, 1, 9000, 0, 0}, {1, 1, 8191, 0, 0}, {1, 1, 40000, 0, 0},
+    {2, 1, 77, 0, 0}, {7, 1, 333, 0, 0}, {8, 1, 100, 0, 0}, {9, 1, 31, 0, 0},
+    {17, 1, 500, 0, 0}, {33, 1, 60, 0, 0}, {64, 1, 128, 0, 0},
+    {65, 1, 40, 0, 0}, {128, 1, 200, 0, 0}, {3, 5, 95, 0, 0}, {1, 16, 4, 0, 0},
+    {1, 17, 0, 0, 0}, {1, 64, 64, 0, 0}, {2, 100, 31, 0, 0}, {1, 201, 0, 0, 0},
+    {1, 300, 1000, 0, 0}, {1, 512, 0, 0, 0}, {1, 777, 130, 0, 0},
+    {1, 1024, 0, 0, 0}, {1, 2048, 17000, 0, 0},
+};
+
+/* The same behind other layers, in a model of three: what a layer leaves the
+ * next, and where the next one's weights and cache are. */
+static const struct selftest_shape deep[] = {
+    {1, 1, 99, 0, 0}, {1, 1, 99, 1, 0}, {1, 1, 130, 2, 0}, {2, 1, 77, 2, 0},
+    {1, 40, 30, 2, 0},
 };
 
 static int
@@ -147,36 +152,37 @@ poison(struct cuda *c)
 }
 
 static int
-check_form(const char *dir, const struct form *f)
+check_form(const char *dir, const struct form *f, int layers,
+           const struct selftest_shape *shape, size_t n)
 {
     struct err e = {0};
     struct model *m = NULL;
     struct backend *b = NULL;
     int bad = 0, done = 0;
     double most = 0;
-    int r = open_form(dir, f, 1, CONTEXT, &m, &b, &e);
+    int r = open_form(dir, f, layers, CONTEXT, &m, &b, &e);
     struct cuda *c = (struct cuda *)b;
-    for (size_t i = 0; r == 0 && i < sizeof shapes / sizeof shapes[0]; i++) {
+    for (size_t i = 0; r == 0 && i < n; i++) {
         double worst = 0;
         e = (struct err){0};
         r = poison(c);
-        int k = r == 0 ? selftest_step(c, &shapes[i], &worst, &e)
+        int k = r == 0 ? selftest_step(c, &shape[i], &worst, &e)
                        : ERR_DEVICE;
         if (k == ERR_AGAIN)
             continue;
         /* The same step again gives the same bits: a race would not. */
         double again = 0;
         if (k == 0 && poison(c) == 0)
-            k = selftest_step(c, &shapes[i], &again, &e);
+            k = selftest_step(c, &shape[i], &again, &e);
         if (k == 0 && again != worst)
             k = err_set(&e, ERR_MISMATCH, "the second run differs: error "
                         "%.17g, then %.17g", worst, again);
         done++;
         most = worst > most ? worst : most;
         if (k != 0) {
-            printf("FAIL %s, %u x %u behind %u: %s\n", f->what,
-                   shapes[i].n_seq, shapes[i].n_tok, shapes[i].n_past,
-                   e.text);
+            printf("FAIL %s, %u x %u behind %u, layer %u: %s\n", f->what,
+                   shape[i].n_seq, shape[i].n_tok, shape[i].n_past,
+                   shape[i].layer, e.text);
             bad++;
         }
         if (k == ERR_DEVICE)
@@ -186,8 +192,8 @@ check_form(const char *dir, const struct form *f)
         printf("FAIL %s: %s\n", f->what, e.text);
         bad++;
     }
-    printf("%s %s: %d steps, largest error %.2f of its bound\n",
-           bad ? "FAIL" : "ok  ", f->what, done, most);
+    printf("%s %s, layers: %d: %d steps, largest error %.2f of its bound\n",
+           bad ? "FAIL" : "ok  ", f->what, layers, done, most);
     fflush(stdout);
     if (b)
         backend_cuda.close(b);
@@ -483,12 +489,16 @@ main(int argc, char **argv)
         f.max_step = 8192;
         if (argc > 5)
             only = (struct selftest_shape){(uint32_t)atoi(argv[3]),
-                (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5]), 0};
+                (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5]), 0, 0};
         bad = time_form(dir, &f, argc > 2 ? atoi(argv[2]) : 4,
                         only.n_seq ? &only : NULL);
     }
     for (size_t i = 0; !timing && i < sizeof forms / sizeof forms[0]; i++)
-        bad += check_form(dir, &forms[i]);
+        bad += check_form(dir, &forms[i], 1, shapes,
+                          sizeof shapes / sizeof shapes[0]);
+    for (size_t i = 0; !timing && i < 4; i += 3)
+        bad += check_form(dir, &forms[i], 3, deep,
+                          sizeof deep / sizeof deep[0]);
     if (!timing)
         bad += check_flight(dir, &forms[3]) + check_alone(dir, &forms[0]);
     snprintf(path, sizeof path, "%s/params.json", dir);
