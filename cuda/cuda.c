@@ -341,6 +341,17 @@ free_image(struct backend *b, uint64_t handle)
     encoder_free((struct cuda *)b, handle);
 }
 
+/* Without steps to launch slices behind, the question does. A failed launch
+ * shows in the next step. */
+static bool
+image_pending(struct backend *b, const uint64_t *handle)
+{
+    struct cuda *c = (struct cuda *)b;
+    if (c->submitted == c->collected)
+        (void)encoder_advance(c);
+    return encoder_pending(c, handle);
+}
+
 static void
 describe(struct backend *b, char *out, size_t size)
 {
@@ -364,6 +375,7 @@ const struct backend_ops backend_cuda = {
     .collect = collect,
     .encode_image = encode_image,
     .free_image = free_image,
+    .image_pending = image_pending,
     .describe = describe,
     .pack = packed_write,
 };

@@ -23,6 +23,7 @@
 #define IMAGES 64          /* most images encoded at a time */
 #define IMAGES_LARGE 4     /* of the largest size that there is room for */
 #define MLP_PATCHES 4096   /* patches whose hidden units are there at once */
+#define IMAGE_SLICE 5e11   /* operations of an encoding between two steps */
 
 struct cuda_layer {
     const void *attention_norm, *ffn_norm, *q_norm, *kv_norm;
@@ -47,6 +48,12 @@ struct cuda_tower_layer {
 struct cuda_image {            /* vectors of an encoded image; n 0: free */
     uint32_t first, n;         /* rows of cuda_tower.vector */
 };
+struct cuda_encoding {         /* an image on its way; handle 0: none */
+    uint64_t handle;
+    int height, width;         /* pixels */
+    int rows, cols, n;         /* patches, n = rows * cols */
+    int cells, layer;          /* merged patches; layers done */
+};
 struct cuda_tower {
     struct model_vision_params p;
     struct cuda_tower_layer *layer;
@@ -61,6 +68,7 @@ struct cuda_tower {
     void *vector;              /* [rows, text dim] bf16 */
     uint32_t rows;
     struct cuda_image image[IMAGES];
+    struct cuda_encoding making;
     cudaStream_t copy;         /* pixels come while steps run */
     cudaEvent_t copied, cut;   /* pixels are there; are done with */
 };
@@ -243,6 +251,11 @@ void encoder_close(struct cuda *c);
 int encoder_run(struct cuda *c, const float *pixels, int height, int width,
                 uint64_t *handle, struct err *e);
 void encoder_free(struct cuda *c, uint64_t handle);
+bool encoder_pending(const struct cuda *c, const uint64_t *handle);
+/* Launches the rest of an encoding if the batch uses it; or a slice of it.
+ * These return a cudaError_t and leave the launch's name in c->trouble. */
+int encoder_finish_for(struct cuda *c, const struct batch *b);
+int encoder_advance(struct cuda *c);
 /* ERR_RANGE when an image of the batch asks for what its handle or the batch
  * does not have. */
 int encoder_check(const struct cuda *c, const struct batch *b,

@@ -471,11 +471,15 @@ step_submit(struct cuda *c, const struct batch *b, struct err *e)
         return r;
     c->trouble[0] = '\0';
     k.f->out.clock[0] = k.f->out.clock[1] = 0;
-    r = send(&k);
+    r = encoder_finish_for(c, b);
+    if (r == 0)
+        r = send(&k);
     if (r == 0)
         r = launch_step(&k);
     if (r == 0)
         r = (int)cudaEventRecord(k.f->end, c->stream);
+    if (r == 0)
+        r = encoder_advance(c);
     if (r != 0) {
         r = cuda_check(c, r, c->trouble[0] ? c->trouble : "step", e);
         err_prefix(e, "step %llu (%u tokens, %u sequences): ",

@@ -10,10 +10,13 @@
  * DESIGN. An encoding is a row of launches on the stream of the steps: the
  * caller waits for its pixels to be copied only, which happens on a stream of
  * its own beside running steps, and a step that needs the vectors comes behind
- * them in order. The residual x is fp32 as in the decoder. All patches go
- * through a layer at once, but for the MLP, which would need four times the
- * memory. Vectors lie in one array, taken first fit: an image's rows are in
- * one piece, and any image fits when no other is there.
+ * them in order. What a large image takes would hold up the steps of others,
+ * so its layers are launched a slice behind each step; the step that needs the
+ * image, or the next image, has the rest launched first. One is on its way at
+ * a time. The residual x is fp32 as in the decoder. All patches go through a
+ * layer at once, but for the MLP, which would need four times the memory.
+ * Vectors lie in one array, taken first fit: an image's rows are in one piece,
+ * and any image fits when no other is there.
  */
 #include "config.h"
 
@@ -229,15 +232,6 @@ encoder_close(struct cuda *c)
 
 /* --- an encoding --------------------------------------------------------------- */
 
-/* An image on its way. */
-struct encoding {
-    struct cuda *c;
-    const struct cuda_tower *v;
-    int height, width;       /* pixels */
-    int rows, cols, n;       /* patches, n = rows * cols */
-    int cells;
-};
-
 static int
 multiply(struct cuda *c, const struct cuda_matrix *w, const void *x, int ldx,
          int n, void *out, int ldo, enum gemm_out form)
@@ -253,10 +247,10 @@ multiply(struct cuda *c, const struct cuda_matrix *w, const void *x, int ldx,
 }
 
 static int
-embed_patches(const struct encoding *t, const float *pixels)
+embed_patches(struct cuda *c, const float *pixels)
 {
-    struct cuda *c = t->c;
-    const struct cuda_tower *v = t->v;
+    const struct cuda_tower *v = &c->tower;
+    const struct cuda_encoding *t = &v->making;
     const size_t size = (size_t)v->p.channels * (size_t)t->height
                         * (size_t)t->width * sizeof *pixels;
     struct patches p = {
@@ -279,10 +273,10 @@ embed_patches(const struct encoding *t, const float *pixels)
 }
 
 static int
-attention_part(const struct encoding *t, const struct cuda_tower_layer *l)
+attention_part(struct cuda *c, const struct cuda_tower_layer *l)
 {
-    struct cuda *c = t->c;
-    const struct cuda_tower *v = t->v;
+    const struct cuda_tower *v = &c->tower;
+    const struct cuda_encoding *t = &v->making;
     const int dim = v->p.dim;
     struct rope_2d rope = {
         .qkv = v->wide, .table = v->angles, .lines = v->lines, .n = t->n,
@@ -304,10 +298,10 @@ attention_part(const struct encoding *t, const struct cuda_tower_layer *l)
 }
 
 static int
-mlp_part(const struct encoding *t, const struct cuda_tower_layer *l)
+mlp_part(struct cuda *c, const struct cuda_tower_layer *l)
 {
-    struct cuda *c = t->c;
-    const struct cuda_tower *v = t->v;
+    const struct cuda_tower *v = &c->tower;
+    const struct cuda_encoding *t = &v->making;
     const int dim = v->p.dim, hidden = v->p.hidden;
 
     RUN("norm", cuda_norm(v->x, NULL, l->ffn_norm, NORM_EPS, v->h, t->n, dim,
@@ -325,10 +319,10 @@ mlp_part(const struct encoding *t, const struct cuda_tower_layer *l)
 }
 
 static int
-project(const struct encoding *t, char *out)
+project(struct cuda *c, char *out)
 {
-    struct cuda *c = t->c;
-    const struct cuda_tower *v = t->v;
+    const struct cuda_tower *v = &c->tower;
+    const struct cuda_encoding *t = &v->making;
     const int dim = v->p.dim, text = c->p.dim;
     char *cells = v->wide;
     char *merged = cells + (size_t)t->n * (size_t)dim * 2;
@@ -350,16 +344,61 @@ project(const struct encoding *t, char *out)
     return 0;
 }
 
-static int
-encode(const struct encoding *t, const float *pixels, char *out)
+/* Operations of a layer. */
+static double
+layer_work(const struct cuda_tower *v)
 {
-    int r = embed_patches(t, pixels);
-    for (int i = 0; i < t->v->p.n_layers && r == 0; i++) {
-        r = attention_part(t, &t->v->layer[i]);
+    double n = v->making.n, dim = v->p.dim;
+    return 2 * n * dim * (4 * dim + 3 * (double)v->p.hidden)
+           + 4 * n * n * dim;
+}
+
+/* Launches layers up to so many operations, at least one. */
+static int
+launch_layers(struct cuda *c, double most)
+{
+    struct cuda_tower *v = &c->tower;
+    struct cuda_encoding *t = &v->making;
+    const double each = layer_work(v);
+    int r = 0;
+    for (double work = each; t->layer < v->p.n_layers && r == 0;
+         work += each) {
+        const struct cuda_tower_layer *l = &v->layer[t->layer++];
+        r = attention_part(c, l);
         if (r == 0)
-            r = mlp_part(t, &t->v->layer[i]);
+            r = mlp_part(c, l);
+        if (r == 0 && t->layer < v->p.n_layers && work + each > most)
+            return 0;
     }
-    return r == 0 ? project(t, out) : r;
+    if (r == 0) {
+        size_t first = v->image[t->handle - 1].first;
+        r = project(c, (char *)v->vector + first * (size_t)c->p.dim * 2);
+    }
+    t->handle = 0;
+    return r;
+}
+
+int
+encoder_advance(struct cuda *c)
+{
+    return c->tower.making.handle ? launch_layers(c, IMAGE_SLICE) : 0;
+}
+
+int
+encoder_finish_for(struct cuda *c, const struct batch *b)
+{
+    const uint64_t handle = c->tower.making.handle;
+    for (uint32_t i = 0; i < b->n_image && handle != 0; i++)
+        if (b->image[i].handle == handle)
+            return launch_layers(c, INFINITY);
+    return 0;
+}
+
+bool
+encoder_pending(const struct cuda *c, const uint64_t *handle)
+{
+    const uint64_t making = c->tower.making.handle;
+    return making != 0 && (handle == NULL || *handle == making);
 }
 
 /* --- vectors ------------------------------------------------------------------- */
@@ -399,12 +438,24 @@ image_of(const struct cuda *c, uint64_t handle)
            ? &c->tower.image[handle - 1] : NULL;
 }
 
+/* Takes over from the encoding before. */
+static int
+begin(struct cuda *c, const float *pixels, const struct cuda_encoding *t)
+{
+    struct cuda_tower *v = &c->tower;
+    int r = v->making.handle ? launch_layers(c, INFINITY) : 0;
+    v->making = *t;
+    if (r == 0)
+        r = embed_patches(c, pixels);
+    return r == 0 ? launch_layers(c, IMAGE_SLICE) : r;
+}
+
 int
 encoder_run(struct cuda *c, const float *pixels, int height, int width,
             uint64_t *handle, struct err *e)
 {
     struct cuda_tower *v = &c->tower;
-    struct encoding t = {.c = c, .v = v, .height = height, .width = width};
+    struct cuda_encoding t = {.height = height, .width = width};
     if (v->layer == NULL)
         return err_set(e, ERR_UNSUPPORTED, "the model takes no images");
     const int cell = v->p.patch * v->p.merge, most = v->lines * v->p.patch;
@@ -419,10 +470,9 @@ encoder_run(struct cuda *c, const float *pixels, int height, int width,
     int place = take_rows(v, (uint32_t)t.cells);
     if (place < 0)
         return err_set(e, ERR_AGAIN, "no room for the vectors of an image");
-    size_t first = v->image[place].first;
+    t.handle = (uint64_t)place + 1;
     c->trouble[0] = '\0';
-    int r = encode(&t, pixels,
-                   (char *)v->vector + first * (size_t)c->p.dim * 2);
+    int r = begin(c, pixels, &t);
     if (r != 0) {
         v->image[place].n = 0;
         return cuda_check(c, r, c->trouble, e);
@@ -434,8 +484,11 @@ encoder_run(struct cuda *c, const float *pixels, int height, int width,
 void
 encoder_free(struct cuda *c, uint64_t handle)
 {
-    if (image_of(c, handle) != NULL)
-        c->tower.image[handle - 1].n = 0;
+    if (image_of(c, handle) == NULL)
+        return;
+    c->tower.image[handle - 1].n = 0;
+    if (c->tower.making.handle == handle)
+        c->tower.making.handle = 0;
 }
 
 /* --- in a batch ------------------------------------------------------------------ */

@@ -339,6 +339,74 @@ check_room(struct whole *w)
     return bad != 0;
 }
 
+/* The vectors of a live image, as stored. */
+static uint16_t *
+vectors(struct whole *w, uint64_t handle, size_t *n)
+{
+    struct cuda *c = (struct cuda *)w->cuda;
+    const struct cuda_image *im = &c->tower.image[handle - 1];
+    const size_t row = (size_t)c->p.dim * 2;
+    *n = im->n * row;
+    uint16_t *out = malloc(*n);
+    if (out == NULL || cudaStreamSynchronize(c->stream) != cudaSuccess
+        || cudaMemcpy(out, (char *)c->tower.vector + im->first * row, *n,
+                      cudaMemcpyDeviceToHost) != cudaSuccess)
+        exit(1);
+    return out;
+}
+
+/* Images that take several slices: alone, between steps, ended by another
+ * image, behind one that was given up. The bits are the same. */
+static int
+check_slices(struct whole *w)
+{
+    const struct model_vision_params *p = &model_params(w->model)->vision;
+    const int cell = p->patch * p->merge, rows = 40, cols = 30;
+    struct backend *b = w->cuda;
+    struct text t = {0};
+    struct diff d = {0};
+    struct run r = {0};
+    struct err e = {0};
+    float *pixels = made_pixels(rows * cell, cols * cell);
+    uint64_t h[4] = {0};
+    uint16_t *v[4] = {NULL};
+    size_t n[4];
+    int steps = 0, bad = text_random(&t, 40, w->n_vocab, 9)
+                         || whole_score(w, &t, &e) != 0
+                         || run_open(&r, w, &t, 1, &d) != 0;
+    for (int i = 0; i < 4 && !bad; i++) {
+        bad = b->ops->encode_image(b, pixels, rows * cell, cols * cell, &h[i],
+                                   &e) != 0
+              || !encoder_pending((struct cuda *)b, &h[i]);
+        while (i == 1 && !bad && encoder_pending((struct cuda *)b, NULL)) {
+            struct share s = {0, 1};
+            bad = steps++ > 30 || run_step(&r, &s, 1, &e) != 0;
+        }
+        if (i == 2 && !bad)
+            b->ops->free_image(b, h[2]);
+    }
+    /* The last is ended by a small one. */
+    bad = bad || b->ops->encode_image(b, pixels, cell, cell, &h[2], &e) != 0
+          || encoder_pending((struct cuda *)b, NULL);
+    for (int i = 0; i < 4 && !bad; i++)
+        v[i] = vectors(w, h[i], &n[i]);
+    for (int i = 1; i < 4 && !bad; i += 2)
+        bad = n[i] != n[0] || memcmp(v[i], v[0], n[0]) != 0;
+    printf("%s slices: an image between %d steps%s%s\n",
+           bad || steps < 1 ? "FAIL" : "ok  ", steps, e.text[0] ? ": " : "",
+           e.text);
+    for (int i = 0; i < 4; i++) {
+        if (h[i])
+            b->ops->free_image(b, h[i]);
+        free(v[i]);
+    }
+    run_close(&r);
+    diff_free(&d);
+    text_free(&t);
+    free(pixels);
+    return bad || steps < 1;
+}
+
 /* A picture into t, whose ids there become its tokens. */
 static void
 put_picture(struct text *t, const struct model_vision_params *p, uint32_t pos,
@@ -425,6 +493,8 @@ check_model(const char *dir, bool dummy, const char *what)
         bad += check_image(&w, what, side, side);
     if (side <= 30)
         bad += check_room(&w);
+    if (model_params(w.model)->vision.dim == 1024)
+        bad += check_slices(&w);
     for (size_t i = 0; i < sizeof chunk / sizeof *chunk; i++)
         bad += check_texts(&w, what, chunk[i]);
     whole_close(&w);
@@ -477,6 +547,8 @@ time_images(const char *dir)
             r = backend_cuda.encode_image(b, pixels, side[i] * 28,
                                           side[i] * 28, &h, &e);
             held = fmin(held, (double)(clock_ns() - from) * 1e-6);
+            while (r == 0 && encoder_pending(c, NULL))
+                r = encoder_advance(c);
             cudaEventRecord(end, c->stream);
             cudaEventSynchronize(end);
             cudaEventElapsedTime(&ms, begin, end);
