@@ -27,6 +27,7 @@
 #include "cuda/selftest.h"
 
 #define CONTEXT 44000 /* of the cases below */
+#define FAR 132000
 
 struct form {
     const char *what;
@@ -59,6 +60,12 @@ static const struct selftest_shape shapes[] = {
     {1, 17, 0, 0, 0}, {1, 64, 64, 0, 0}, {2, 100, 31, 0, 0}, {1, 201, 0, 0, 0},
     {1, 300, 1000, 0, 0}, {1, 512, 0, 0, 0}, {1, 777, 130, 0, 0},
     {1, 1024, 0, 0, 0}, {1, 2048, 17000, 0, 0},
+};
+
+/* One token behind so many keys that a block of decode_one walks over several
+ * cache blocks, an odd number of them too. Up to FAR. */
+static const struct selftest_shape far[] = {
+    {1, 1, 17000, 0, 0}, {1, 1, 131000, 0, 0},
 };
 
 /* The same behind other layers, in a model of three: what a layer leaves the
@@ -153,14 +160,14 @@ poison(struct cuda *c)
 
 static int
 check_form(const char *dir, const struct form *f, int layers,
-           const struct selftest_shape *shape, size_t n)
+           uint32_t context, const struct selftest_shape *shape, size_t n)
 {
     struct err e = {0};
     struct model *m = NULL;
     struct backend *b = NULL;
     int bad = 0, done = 0;
     double most = 0;
-    int r = open_form(dir, f, layers, CONTEXT, &m, &b, &e);
+    int r = open_form(dir, f, layers, context, &m, &b, &e);
     struct cuda *c = (struct cuda *)b;
     for (size_t i = 0; r == 0 && i < n; i++) {
         double worst = 0;
@@ -494,10 +501,13 @@ main(int argc, char **argv)
                         only.n_seq ? &only : NULL);
     }
     for (size_t i = 0; !timing && i < sizeof forms / sizeof forms[0]; i++)
-        bad += check_form(dir, &forms[i], 1, shapes,
+        bad += check_form(dir, &forms[i], 1, CONTEXT, shapes,
                           sizeof shapes / sizeof shapes[0]);
+    if (!timing)
+        bad += check_form(dir, &forms[0], 1, FAR, far,
+                          sizeof far / sizeof far[0]);
     for (size_t i = 0; !timing && i < 4; i += 3)
-        bad += check_form(dir, &forms[i], 3, deep,
+        bad += check_form(dir, &forms[i], 3, CONTEXT, deep,
                           sizeof deep / sizeof deep[0]);
     if (!timing)
         bad += check_flight(dir, &forms[3]) + check_alone(dir, &forms[0]);
