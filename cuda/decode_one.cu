@@ -83,8 +83,30 @@ feed_absorb(const one &t, int l, uint64_t once)
                  1024, full, once);
 }
 
-/* The block's cache blocks, one lane a piece of 64 columns, into the memory of
- * the rings once all units so far have been used. */
+/* A part of a cache block, when that part of the one before is there: 40 KB on
+ * their way are enough for the roof, and what blocks tell each other meanwhile
+ * would queue behind more. */
+DEV void
+feed_part(const one &t, const decode_one_map &map, int part, int row,
+          uint64_t policy)
+{
+    const int k = part ? 3 : 0, n = part ? 2 : 3;
+    const unsigned before = t.kv_n - 1, stage = t.kv_n % KV_STAGES;
+    uint64_t *full = &t.w->kv_full[stage][part];
+    if (t.kv_n > 0)
+        mbar_wait(&t.w->kv_full[before % KV_STAGES][part],
+                  before / KV_STAGES & 1);
+    if (t.lane == 0)
+        mbar_expect(full, n * PIECE);
+    __syncwarp();
+    if (t.lane < n)
+        tma_load_as(t.ring + stage * KV_TILE + (k + t.lane) * PIECE,
+                    &map.cache, (k + t.lane) * 64, row, full, policy);
+    __syncwarp();
+}
+
+/* The block's cache blocks into the memory of the rings once all units so far
+ * have been used. */
 DEV void
 feed_cache(one &t, const decode_one_map &map, int block, int l,
            uint64_t policy)
@@ -98,16 +120,11 @@ feed_cache(one &t, const decode_one_map &map, int block, int l,
     __syncwarp();
 #pragma unroll 1
     for (int i = 0; i < w->t1 - w->t0; i++, t.kv_n++) {
-        const int stage = t.kv_n % KV_STAGES;
         const int row = l * t.a.cache_rows + __shfl_sync(~0u, block, i) * 64;
-        mbar_wait(&w->kv_empty[stage], (t.kv_n / KV_STAGES & 1) ^ 1);
-        if (t.lane == 0)
-            mbar_expect(&w->kv_full[stage], KV_TILE);
-        __syncwarp();
-        if (t.lane < 5)
-            tma_load_as(t.ring + stage * KV_TILE + t.lane * HALF, &map.cache,
-                        t.lane * 64, row, &w->kv_full[stage], policy);
-        __syncwarp();
+        mbar_wait(&w->kv_empty[t.kv_n % KV_STAGES],
+                  (t.kv_n / KV_STAGES & 1) ^ 1);
+        for (int k = 0; k < PARTS; k++)
+            feed_part(t, map, k, row, policy);
     }
     const unsigned last = t.kv_n - 1;
     mbar_wait(&w->kv_empty[last % KV_STAGES], last / KV_STAGES & 1);
@@ -309,8 +326,13 @@ setup_barriers(one_work *w)
     for (int i = 0; i < RINGS; i++)
         mbar_init(&w->uk_full[i], 1);
     for (int s = 0; s < KV_STAGES; s++) {
-        mbar_init(&w->kv_full[s], 1);
-        mbar_init(&w->kv_empty[s], WARPS);
+        for (int k = 0; k < PARTS; k++)
+            mbar_init(&w->kv_full[s][k], 1);
+        mbar_init(&w->kv_empty[s], VALUE_WARPS);
+    }
+    for (int i = 0; i < 2; i++) {
+        mbar_init(&w->p_full[i], SCORE_WARPS);
+        mbar_init(&w->p_empty[i], VALUE_WARPS);
     }
     mbar_init(&w->router, 4);
     mbar_init(&w->routed, 1);

@@ -22,15 +22,14 @@
 #define RINGS 8
 #define WARPS 16              /* consumers; then the producer, the router */
 #define THREADS ((WARPS + 2) * 32)
-#define KV_STAGES 3           /* cache blocks in the memory of the rings */
-#define KV_TILE (64 * MLA_ROW * 2)
-#define HALF (KV_TILE / 5)    /* 64 keys x 64 columns, swizzled */
-#define QROW 656              /* bytes of a query row in shared memory */
-#define PROW 144              /* bytes of a row of probabilities */
-#define SROW 72               /* floats of a row of scores */
+#define KV_STAGES 4           /* cache blocks in the memory of the rings */
+#define PIECES (MLA_ROW / 64) /* of a cache block */
+#define PIECE (64 * 128)      /* 64 keys x 64 columns, swizzled */
+#define KV_TILE (PIECES * PIECE)
+#define PARTS 2               /* they come in: pieces 0 .. 2, 3 .. 4 */
 #define SLOTS (ONE_TOP_K + 1) /* experts of a token: the shared one first */
 
-static_assert(KV_STAGES * KV_TILE <= RINGS * STAGES * UNIT, "kv stages");
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 /* Words of one parity; bf16 pairs unless said. */
 struct one_board {
@@ -52,19 +51,20 @@ struct one_boards {
     unsigned epoch;           /* arrivals, never cleared */
 };
 
-/* Behind the rings. */
+/* Behind the rings. What wgmma reads is aligned to its swizzle: row has the
+ * probabilities, big the queries. */
 struct one_work {
+    __align__(1024) char row[ONE_DIM * 2]; /* the phase's vector; weights */
+    __align__(1024) char big[SLOTS * ONE_HIDDEN * 2]; /* queries; hidden */
     uint64_t full[RINGS][STAGES], empty[RINGS][STAGES];
-    uint64_t kv_full[KV_STAGES], kv_empty[KV_STAGES];
+    uint64_t kv_full[KV_STAGES][PARTS], kv_empty[KV_STAGES];
+    uint64_t p_full[2], p_empty[2]; /* probabilities of a cache block */
     uint64_t uk_full[RINGS];
     uint64_t router;          /* the router row's sums are there */
     uint64_t routed, scaled;  /* the experts, their scales */
     uint64_t added;           /* the token's own row of the cache */
-    __align__(16) char row[ONE_DIM * 2];   /* the phase's vector; weights */
-    __align__(16) char big[ONE_HEADS * QROW]; /* queries; hidden units */
     __align__(16) char uk[RINGS * 1024]; /* W_UK's part: not in the rings, so
                                      that cache blocks can come before it */
-    float score[2][ONE_HEADS][SROW];
     __align__(16) uint32_t own[MLA_ROW / 2];
     float x[32];              /* the residual of rows 32c .. */
     float2 shared_sum[WARPS * 32]; /* a thread's part of the shared expert */
@@ -72,7 +72,11 @@ struct one_work {
     __align__(16) float ctx[MLA_RANK];
     float a[WARPS][4], nope[32], o[WARPS][8];
     float y[WARPS][16], head[2][WARPS][8], logit[4];
-    float ssq[WARPS], alpha[ONE_HEADS], inv[ONE_HEADS];
+    /* Of attention, by head: maxima as ordered ints, what becomes of the sums
+     * before a cache block, sums of four warps, 1 / sum. */
+    int top[2][ONE_HEADS];
+    float old[2][ONE_HEADS], sum[4][ONE_HEADS], inv[ONE_HEADS];
+    float ssq[WARPS];
     float2 rope[MLA_ROPE / 2];
     float gate_scale[SLOTS], up_scale[SLOTS], out_scale[SLOTS];
     int expert[SLOTS];
@@ -83,7 +87,8 @@ struct one_work {
     unsigned trace;
 };
 
-#define SM_RINGS (RINGS * STAGES * UNIT)
+/* Cache blocks take the memory of the rings, and a little more. */
+#define SM_RINGS MAX(RINGS * STAGES * UNIT, KV_STAGES * KV_TILE)
 #define SM_ONE (SM_RINGS + (int)sizeof(one_work))
 
 /* With -DONE_PROFILE: the clock of thread 0 of every block behind each step,
@@ -181,6 +186,16 @@ put_word(uint32_t *p, uint32_t v)
 }
 
 DEV void
+put4(uint32_t *p, uint4 v)
+{
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};"
+                 :: "l"(p), "r"(word_or_minus_zero(v.x)),
+                    "r"(word_or_minus_zero(v.y)),
+                    "r"(word_or_minus_zero(v.z)),
+                    "r"(word_or_minus_zero(v.w)) : "memory");
+}
+
+DEV void
 clear_word(uint32_t *p)
 {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;"
@@ -219,6 +234,14 @@ DEV bool
 there(uint4 v)
 {
     return v.x && v.y && v.z && v.w;
+}
+
+DEV float
+exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* Four words once they are there. */

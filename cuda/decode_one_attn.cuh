@@ -5,14 +5,14 @@
  * DESIGN. Four blocks share a head: each makes 16 + 16 of its query lanes,
  * then, when the 64 position-free ones are together, 64 of its 256 absorbed
  * lanes. Attention takes whole cache blocks of 64 keys for all 32 heads, so a
- * key is read once; up to 128 of them every block takes at most one. Scores:
- * a warp has 16 heads x 16 keys x 160 lanes; values: all heads x 16 lanes. A
- * block leaves its context divided by its sum in bf16, with maximum and sum
- * in fp32; a head's four blocks merge them each for itself.
+ * key is read once; up to 128 of them every block takes at most one
+ * (decode_one_tiles.cuh). A block leaves its context divided by its sum in
+ * bf16, with maximum and sum in fp32; a head's four blocks merge them each for
+ * itself.
  */
 #pragma once
 
-#include "cuda/decode_one.cuh"
+#include "cuda/decode_one_tiles.cuh"
 
 #if HOPPER_CODE
 
@@ -127,15 +127,6 @@ absorb_query(const one &t, one_board *b, int l)
                                (t.lane >> 4)], bf_pack(s, next));
 }
 
-/* Address of 16 bytes of a key in a cache block as the copy engine leaves
- * it: five pieces of 64 columns, their rows of 128 bytes swizzled. */
-DEV uint32_t
-key_addr(uint32_t tile, int key, int chunk)
-{
-    return tile + (chunk >> 3) * HALF + key * 128 +
-           (((chunk ^ key) & 7) << 4);
-}
-
 /* The routing warp of the block that has the last keys: the token's own row,
  * for the cache and for this block. */
 DEV void
@@ -182,6 +173,7 @@ DEV void
 add_own_row(const one &t, int l, char *tile)
 {
     const int row = (t.w->length - 1) & 63;
+    wait_tile(t);
     mbar_wait(&t.w->added, l & 1);
     for (int i = t.tid; i < (64 - row) * 40; i += WARPS * 32) {
         uint4 v = make_uint4(0, 0, 0, 0);
@@ -189,203 +181,32 @@ add_own_row(const one &t, int l, char *tile)
             v = *(const uint4 *)(t.w->own + 4 * i);
         *(uint4 *)(tile + key_addr(0, row + i / 40, i % 40)) = v;
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-#define QREG 5 /* of a warp's 10 query fragments, those kept in registers */
-
-DEV uint32_t
-query_addr(const one &t)
-{
-    return smem_addr(t.w->big) + (t.lane >> 4) * 16 +
-           ((t.warp & 1) * 16 + (t.lane & 15)) * QROW + (t.warp >> 3) * 320;
-}
-
-/* 16 heads x 16 keys over half the lanes, to shared memory. */
-DEV void
-tile_scores(const one &t, uint32_t kv, const uint32_t (&query)[QREG][4])
-{
-    const int lane = t.lane, m = t.warp & 1, ks = t.warp >> 3;
-    const int key = (t.warp >> 1 & 3) * 16 + (lane & 7) + (lane >> 4) * 8;
-    float d[2][4] = {};
-#pragma unroll
-    for (int k = 0; k < 10; k++) {
-        uint32_t f[4], q[4];
-        if (k < QREG)
-            memcpy(q, query[k], sizeof q);
-        else
-            ldmatrix4(q, query_addr(t) + k * 32);
-        ldmatrix4(f, key_addr(kv, key, (ks * 10 + k) * 2 + (lane >> 3 & 1)));
-        mma16816(d[0], q, f[0], f[1]);
-        mma16816(d[1], q, f[2], f[3]);
-    }
-    float *s = &t.w->score[ks][m * 16 + (lane >> 2)]
-                          [(t.warp >> 1 & 3) * 16 + 2 * (lane & 3)];
-#pragma unroll
-    for (int n = 0; n < 2; n++) {
-        *(float2 *)(s + n * 8) = make_float2(d[n][0], d[n][1]);
-        *(float2 *)(s + n * 8 + 8 * SROW) = make_float2(d[n][2], d[n][3]);
-    }
-}
-
-/* Online softmax: half a warp a head, 4 keys a lane. */
-DEV void
-tile_softmax(const one &t, int tile, float &run_max, float &run_sum)
-{
-    const int head = 2 * t.warp + (t.lane >> 4), k0 = 4 * (t.lane & 15);
-    const float4 a = *(const float4 *)&t.w->score[0][head][k0];
-    const float4 b = *(const float4 *)&t.w->score[1][head][k0];
-    float v[4] = {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-    float top = -INFINITY, sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        v[i] = tile * 64 + k0 + i < t.w->length ? v[i] * t.a.score_scale
-                                             : -INFINITY;
-        top = fmaxf(top, v[i]);
-    }
-#pragma unroll
-    for (int o = 8; o; o /= 2)
-        top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
-    const float now = fmaxf(run_max, top), old = __expf(run_max - now);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        v[i] = __expf(v[i] - now);
-        sum += v[i];
-    }
-    *(uint2 *)(t.w->row + head * PROW + k0 * 2) =
-        make_uint2(bf_pack(v[0], v[1]), bf_pack(v[2], v[3]));
-#pragma unroll
-    for (int o = 8; o; o /= 2)
-        sum += __shfl_xor_sync(~0u, sum, o);
-    run_sum = run_sum * old + sum;
-    run_max = now;
-    if ((t.lane & 15) == 0)
-        t.w->alpha[head] = old;
-}
-
-/* Values: all heads x 16 lanes of the latent. */
-DEV void
-tile_values(const one &t, uint32_t kv, float (&o)[2][2][4])
-{
-    const int lane = t.lane, g = lane >> 2;
-    const uint32_t prob = smem_addr(t.w->row);
-#pragma unroll
-    for (int m = 0; m < 2; m++) {
-        const float lo = t.w->alpha[m * 16 + g];
-        const float hi = t.w->alpha[m * 16 + g + 8];
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            o[m][n][0] *= lo;
-            o[m][n][1] *= lo;
-            o[m][n][2] *= hi;
-            o[m][n][3] *= hi;
-        }
-    }
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        uint32_t v[4];
-        ldmatrix4_trans(v, key_addr(kv, k * 16 + (lane & 15),
-                                    t.warp * 2 + (lane >> 4)));
-#pragma unroll
-        for (int m = 0; m < 2; m++) {
-            uint32_t p[4];
-            ldmatrix4(p, prob + (m * 16 + (lane & 15)) * PROW + k * 32 +
-                      (lane >> 4) * 16);
-            mma16816(o[m][0], p, v[0], v[1]);
-            mma16816(o[m][1], p, v[2], v[3]);
-        }
-    }
-}
-
-/* The queries of all heads by way of shared memory; this warp's fragments stay
- * in q. */
-DEV void
-gather_queries(const one &t, const one_board *b, uint32_t (&q)[QREG][4])
-{
-    const uint32_t *from = b->q[0];
-    uint4 v[3];
-    bool ok;
-    v[2] = make_uint4(1, 1, 1, 1);
-    do {
-#pragma unroll
-        for (int k = 0; k < 3; k++)
-            if (k < 2 || t.tid < 256)
-                v[k] = look4(from + (t.tid + 512 * k) * 4);
-        ok = there(v[0]) && there(v[1]) && there(v[2]);
-    } while (!ok);
-#pragma unroll
-    for (int k = 0; k < 3; k++) {
-        int i = t.tid + 512 * k;
-        if (k < 2 || t.tid < 256)
-            *(uint4 *)(t.w->big + i / 40 * QROW + i % 40 * 16) = v[k];
-    }
-    meet();
-#pragma unroll
-    for (int k = 0; k < QREG; k++)
-        ldmatrix4(q[k], query_addr(t) + k * 32);
-}
-
-/* Where the block's next cache block lies, once it is there. */
-DEV char *
-wait_keys(const one &t)
-{
-    const int stage = t.kv_n % KV_STAGES;
-    mbar_wait(&t.w->kv_full[stage], t.kv_n / KV_STAGES & 1);
-    return t.ring + stage * KV_TILE;
+    fence_async();
 }
 
 /* The block's share of the keys, if it has one, from the last to the first. */
 DEV void
 attend(one &t, one_board *b, int l)
 {
-    uint32_t q[QREG][4];
-    float o[2][2][4] = {}, run_max = -INFINITY, run_sum = 0;
-    if (t.w->t0 >= t.w->t1)
+    const int n = t.w->t1 - t.w->t0;
+    if (n <= 0)
         return;
     if (t.w->t1 == t.w->tiles)
-        add_own_row(t, l, wait_keys(t));
-    gather_queries(t, b, q);
+        add_own_row(t, l, next_tile(t));
+    gather_queries(t, b);
     STAMP(t, l, 18);
-#pragma unroll 1
-    for (int tile = t.w->t1 - 1; tile >= t.w->t0; tile--, t.kv_n++) {
-        const uint32_t kv = smem_addr(wait_keys(t));
-        if (tile == t.w->t1 - 1)
-            STAMP(t, l, 19);
-        tile_scores(t, kv, q);
+    if (t.warp < SCORE_WARPS) {
+        walk_scores(t, b, l);
         meet();
-        if (tile == t.w->t1 - 1)
-            STAMP(t, l, 20);
-        tile_softmax(t, tile, run_max, run_sum);
+    } else if (t.warp < SCORE_WARPS + VALUE_WARPS) {
+        walk_values(t);
+    } else {
+        t.kv_n += n;
         meet();
-        if (tile == t.w->t1 - 1)
-            STAMP(t, l, 21);
-        tile_values(t, kv, o);
-        __syncwarp();
-        if (t.lane == 0)
-            mbar_arrive(&t.w->kv_empty[t.kv_n % KV_STAGES]);
-        if (tile == t.w->t1 - 1)
-            STAMP(t, l, 22);
-    }
-    STAMP(t, l, 23);
-    const int head = 2 * t.warp + (t.lane >> 4), g = t.lane >> 2;
-    if ((t.lane & 15) == 0) {
-        t.w->inv[head] = 1 / run_sum;
-        put_word(&b->ml[head][t.c][0], __float_as_uint(run_max));
-        put_word(&b->ml[head][t.c][1], __float_as_uint(run_sum));
     }
     meet();
-#pragma unroll
-    for (int m = 0; m < 2; m++)
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const int h = m * 16 + r * 8 + g;
-            const float f = t.w->inv[h];
-#pragma unroll
-            for (int n = 0; n < 2; n++)
-                put_word(&b->part[t.c][h][t.warp * 8 + n * 4 + (t.lane & 3)],
-                         bf_pack(o[m][n][2 * r] * f,
-                                 o[m][n][2 * r + 1] * f));
-        }
+    STAMP(t, l, 23);
+    publish_share(t, b);
 }
 
 /* Weights of the head's shares: lane i of w[k] has that of 32k + i. */

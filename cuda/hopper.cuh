@@ -64,6 +64,24 @@ bulk_copy(void *dst, const void *src, uint32_t bytes, uint64_t *bar)
                     "r"(smem_addr(bar)) : "memory");
 }
 
+/* Ordinary stores to shared memory before what the copy engine or wgmma does
+ * with it; a barrier follows. */
+DEV void
+fence_async(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* Four 8 x 8 matrices of bf16, transposed; lane 8i + k has the address of row
+ * k of matrix i. */
+DEV void
+stmatrix4_trans(uint32_t addr, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], "
+                 "{%1,%2,%3,%4};"
+                 :: "r"(addr), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
 /* A grid barrier's counter; what was stored before its increments is seen. */
 DEV unsigned
 grid_count(const unsigned *p)

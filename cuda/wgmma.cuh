@@ -1,6 +1,6 @@
 /*
- * wgmma m64nNk16 of bf16: A from registers, B from shared memory (K-major,
- * 128-byte swizzle), fp32 accumulators that are added to.
+ * wgmma m64nNk16 of bf16: A from registers or shared memory, B from shared
+ * memory (K-major, 128-byte swizzle), fp32 accumulators that are added to.
  */
 #pragma once
 
@@ -219,5 +219,69 @@ template <> struct wgmma<256> {
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     }
 };
+
+/* What wgmma knows an operand by: rows of 128 bytes, swizzled, at a multiple
+ * of 1,024. This is the lower half of the descriptor; `bytes` within the rows
+ * or to other rows are added as bytes / 16. */
+#define WGMMA_ROWS_128 0x40000040u /* the upper half */
+
+DEV uint32_t
+swizzled_rows(const char *p)
+{
+    return (smem_addr(p) & 0x3ffff) >> 4 | 1u << 16;
+}
+
+/* Both from shared memory. TRANS: A's rows are contiguous, not its columns;
+ * without `add` the accumulators are set. */
+template <int N, bool TRANS> struct wgmma_both;
+
+template <bool TRANS> struct wgmma_both<32, TRANS> {
+    static __device__ __forceinline__ void
+    mma(float (&d)[16], uint32_t a, uint32_t b, bool add)
+    {
+        asm volatile(
+            "{\n.reg .pred p;\n.reg .b64 a, b;\n"
+            "setp.ne.b32 p, %19, 0;\n"
+            "mov.b64 a, {%16, %20};\nmov.b64 b, {%17, %20};\n"
+            "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+            "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,"
+            "%12,%13,%14,%15"
+            "}, a, b, p, 1, 1, %18, 0;\n}"
+            : "+f"(d[0]),"+f"(d[1]),"+f"(d[2]),"+f"(d[3]),
+              "+f"(d[4]),"+f"(d[5]),"+f"(d[6]),"+f"(d[7]),
+              "+f"(d[8]),"+f"(d[9]),"+f"(d[10]),"+f"(d[11]),
+              "+f"(d[12]),"+f"(d[13]),"+f"(d[14]),"+f"(d[15])
+            : "r"(a), "r"(b), "n"(TRANS), "r"((int)add),
+              "r"(WGMMA_ROWS_128));
+    }
+};
+
+DEV void
+wgmma_fence(void)
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+DEV void
+wgmma_commit(void)
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int N> DEV void
+wgmma_wait(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
+}
+
+/* Keeps reads of an accumulator behind the wait for it, and writes before the
+ * fence. */
+template <int N> DEV void
+wgmma_hold(float (&d)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+f"(d[i]) :: "memory");
+}
 
 #endif

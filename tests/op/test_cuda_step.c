@@ -429,7 +429,7 @@ print_stamps(const struct cuda *c, uint32_t n_past)
         "merge", "values", "output: gather", "output: rows", "output: sum",
         "row behind attention", "shared gate, up", "shared expert",
         "gate, up", "hidden", "hidden: gather", "down", "queries", "keys",
-        "scores", "softmax", "values", "other blocks",
+        "scores", "all of them", "sums", "last values",
     };
     const int tiles = (int)(n_past / 64 + 1), n = c->p.n_layers;
     const int per = (tiles + ONE_CTAS - 1) / ONE_CTAS;
