@@ -45,6 +45,14 @@ mbar_arrive(uint64_t *b)
                  :: "r"(smem_addr(b)) : "memory");
 }
 
+/* For n. */
+DEV void
+mbar_arrive_n(uint64_t *b, int n)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(smem_addr(b)), "r"(n) : "memory");
+}
+
 /* Waiting for parity 1 on a fresh barrier succeeds at once. */
 DEV void
 mbar_wait(uint64_t *b, uint32_t parity)

@@ -10,21 +10,35 @@
  * list of their own, which is known before routing: the launch starts beside
  * the routing list, which lets it do so only when the norm has ended, and
  * waits for that list when its first products are under way. Per block:
- *   8 consumer warps  own a K slice of 512 each (of down: slice w % 4 of row
- *                     tile 2p + w / 4); a private ring each.
- *   1 epilogue warp   adds the slices in a fixed order through 4 buffers, so
- *                     consumers never wait for each other. Every lane arrives
- *                     for what it wrote or read there.
- *   1 producer warp   lane r feeds ring r with whole units by bulk copies; it
- *                     runs on into down before the grid barrier opens.
- * Bound by memory: 14.16 MB an active expert; measured in the README.
+ *   16 consumer warps  two teams of 8. Warp w of a team owns a K slice of 512
+ *                      (of down: slice w % 4 of row tile 2p + w / 4), for
+ *                      which there is a ring; the teams take its units in
+ *                      turn. One team alone is held up by the latency of
+ *                      unpacking and adding, not by their rate.
+ *   1 epilogue warp    adds the slices in a fixed order through 4 buffers, so
+ *                      consumers never wait for each other. Every lane arrives
+ *                      for what it wrote or read there.
+ *   1 producer warp    lane r feeds ring r with whole units by bulk copies; it
+ *                      runs on into down before the grid barrier opens.
+ *   1 warp             reads the list, and which rows the block's items are.
+ * Consumers have more registers than the other warps. Bound by memory: 14.16 MB
+ * an active expert; measured in the README.
  */
 #include "cuda/hopper.cuh"
 
-#define STAGES 5
+#define DIM 4096
+#define HIDDEN 2048
+#define PAIRS (HIDDEN / 16)   /* of row tiles of an item, up and down */
+static_assert(PAIRS == DIM / 32, "one count for both");
+#define TEAMS 2               /* of 8 consumer warps */
+#define WARPS (8 * TEAMS + 4)
+#define STAGES 4
 #define RED 4                 /* buffers of partial sums */
+static_assert(STAGES % TEAMS == 0 && RED % TEAMS == 0,
+              "a team meets every turn of what it waits for");
 #define REDF 320              /* floats a warp leaves a pair: 2 tiles x 8 x 20 */
 #define MAX_ITEMS 256
+#define ROWS 32               /* items that a block meets at most */
 #define SM_RED (8 * STAGES * UNIT)
 #define SM_MID (SM_RED + RED * 8 * REDF * 4)
 
@@ -40,17 +54,17 @@ struct mid {
     unsigned *barrier;
     int shared;               /* items of the shared expert that are ours */
     int skip;                 /* that are not */
-    int n, n_experts, slots, dim, hidden;
-    int pairs13, pairs2;      /* row tile pairs of an expert */
+    int n, n_experts, slots;
 };
 
 #if HOPPER_CODE
 
 struct mid_shared {
     uint64_t full[8][STAGES], empty[8][STAGES];
-    uint64_t red_full[RED], red_empty[RED], opened, listed;
+    uint64_t red_full[RED], red_empty[RED], opened, listed, rows;
     int n_item;
     moe_item item[MAX_ITEMS];
+    int row[ROWS][8];         /* of x, of the block's items by k % ROWS */
 };
 
 /* What the roles walk through, in this order; a grid barrier before DOWN. */
@@ -64,7 +78,7 @@ block_share(const mid &a, const mid_shared *sh, int phase, int &p0, int &p1)
     const int items = phase == SHARED_UP ? a.shared
                       : phase == ROUTED_UP ? sh->n_item - a.shared
                       : sh->n_item;
-    const int pairs = items * (phase == DOWN ? a.pairs2 : a.pairs13);
+    const int pairs = items * PAIRS;
     p0 = (int)((long long)pairs * blockIdx.x / gridDim.x);
     p1 = (int)((long long)pairs * (blockIdx.x + 1) / gridDim.x);
 }
@@ -80,11 +94,12 @@ item_of(const mid &a, const mid_shared *sh, int phase, int k)
     return it;
 }
 
-/* A warp reads the list for its block. */
+/* A warp reads the list for its block, then the rows of the block's items. */
 DEV void
 read_list(const mid &a, mid_shared *sh)
 {
     const int lane = threadIdx.x & 31;
+    int p0, p1;
     pdl_wait();
     const int n = *(volatile const int *)a.n_item - a.skip;
     for (int i = lane; i < n; i += 32)
@@ -92,6 +107,16 @@ read_list(const mid &a, mid_shared *sh)
     if (lane == 0)
         sh->n_item = n;
     mbar_arrive(&sh->listed);
+    __syncwarp();
+    block_share(a, sh, ROUTED_UP, p0, p1);
+    for (int i = p0 / PAIRS * 8 + lane; i < (p1 + PAIRS - 1) / PAIRS * 8;
+         i += 32) {
+        const moe_item it = sh->item[i / 8];
+        if (i % 8 < it.n)
+            sh->row[i / 8 % ROWS][i % 8] = a.order[it.first + i % 8] /
+                                           a.slots;
+    }
+    mbar_arrive(&sh->rows);
 }
 
 DEV void
@@ -102,16 +127,12 @@ produce(const mid &a, mid_shared *sh, char *ring)
     char *mine = ring + (size_t)lane * STAGES * UNIT;
     for (int phase = 0; phase < 3; phase++) {
         const int down = phase == DOWN;
-        const int pairs = down ? a.pairs2 : a.pairs13;
-        if (phase == ROUTED_UP) {
-            __syncwarp();
-            read_list(a, sh);
-            __syncwarp();
-        }
+        if (phase == ROUTED_UP)
+            mbar_wait(&sh->listed, 0);
         block_share(a, sh, phase, p0, p1);
         for (int p = p0; p < p1 && lane < 8; p++) {
-            const int e = item_of(a, sh, phase, p / pairs).expert;
-            const int q = p % pairs;
+            const int e = item_of(a, sh, phase, p / PAIRS).expert;
+            const int q = p % PAIRS;
             const char *src = down
                 ? a.w2 + e * a.stride2 + (size_t)(q * 8 + lane) * UNIT
                 : a.w13 + e * a.stride13 + (size_t)(q * 16 + lane) * UNIT;
@@ -141,7 +162,7 @@ finish_up(const mid &a, const moe_item &it, int q, const float *r, int g,
           int t)
 {
     float4 gate = make_float4(0, 0, 0, 0), up = gate;
-#pragma unroll
+#pragma unroll 4
     for (int k = 0; k < 8; k++) {
         const float *s = r + k * REDF + (t >> 1) * 160 + g * 20 + 4 * (t & 1);
         gate = add4(gate, *(const float4 *)s);
@@ -156,7 +177,7 @@ finish_up(const mid &a, const moe_item &it, int q, const float *r, int g,
                   silu(gate.y * sg) * (up.y * su));
     v.y = bf_pack(silu(gate.z * sg) * (up.z * su),
                   silu(gate.w * sg) * (up.w * su));
-    *(uint2 *)(a.h + (size_t)(it.first + g) * a.hidden + q * 16 + 4 * t) = v;
+    *(uint2 *)(a.h + (size_t)(it.first + g) * HIDDEN + q * 16 + 4 * t) = v;
 }
 
 /* down: lane has rows 4t .. 4t + 3 of both tiles; four slices each. */
@@ -167,13 +188,15 @@ finish_down(const mid &a, const moe_item &it, int q, const float *r, int g,
     float4 v[2];
     v[0] = v[1] = make_float4(0, 0, 0, 0);
 #pragma unroll
-    for (int k = 0; k < 8; k++)
-        v[k >> 2] = add4(v[k >> 2], *(const float4 *)(r + k * REDF + g * 20 +
-                                                      4 * t));
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            v[h] = add4(v[h], *(const float4 *)(r + (4 * h + k) * REDF +
+                                                g * 20 + 4 * t));
     if (g >= it.n)
         return;
     const float s = a.scale2[it.expert];
-    bf16 *y = a.y + (size_t)(it.first + g) * a.dim + q * 32 + 4 * t;
+    bf16 *y = a.y + (size_t)(it.first + g) * DIM + q * 32 + 4 * t;
 #pragma unroll
     for (int k = 0; k < 2; k++)
         *(uint2 *)(y + 16 * k) =
@@ -198,7 +221,6 @@ epilogue(const mid &a, mid_shared *sh, const float *red)
     const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     int rb = 0, rp = 0, p0, p1;
     for (int phase = 0; phase < 3; phase++) {
-        const int pairs = phase == DOWN ? a.pairs2 : a.pairs13;
         if (phase == ROUTED_UP)
             mbar_wait(&sh->listed, 0);
         if (phase == DOWN) {
@@ -211,13 +233,13 @@ epilogue(const mid &a, mid_shared *sh, const float *red)
         }
         block_share(a, sh, phase, p0, p1);
         for (int p = p0; p < p1; p++) {
-            const moe_item it = item_of(a, sh, phase, p / pairs);
+            const moe_item it = item_of(a, sh, phase, p / PAIRS);
             const float *r = red + (size_t)rb * 8 * REDF;
             mbar_wait(&sh->red_full[rb], rp);
             if (phase == DOWN)
-                finish_down(a, it, p % pairs, r, g, t);
+                finish_down(a, it, p % PAIRS, r, g, t);
             else
-                finish_up(a, it, p % pairs, r, g, t);
+                finish_up(a, it, p % PAIRS, r, g, t);
             mbar_arrive(&sh->red_empty[rb]);
             if (++rb == RED) {
                 rb = 0;
@@ -227,21 +249,21 @@ epilogue(const mid &a, mid_shared *sh, const float *red)
     }
 }
 
-/* B fragments of the item's tokens for this warp's slice. */
+/* B fragments of item k's tokens for this warp's slice. */
 DEV void
-load_tokens(const mid &a, const moe_item &it, int phase, int w,
+load_tokens(const mid &a, const mid_shared *sh, int phase, int k, int w,
             uint32_t (&xr)[8][8])
 {
     const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const moe_item it = item_of(a, sh, phase, k);
     const bool on = g < it.n;
     const bf16 *x = a.x;
     if (on && phase == DOWN)
-        x = a.h + (size_t)(it.first + g) * a.hidden + (w & 3) * 512;
-    else if (on && it.expert == a.n_experts - 1)
-        x = a.x + (size_t)(it.first + g - a.n * (a.slots - 1)) * a.dim +
-            w * 512;
+        x = a.h + (size_t)(it.first + g) * HIDDEN + (w & 3) * 512;
+    else if (on && phase == SHARED_UP)
+        x = a.x + (size_t)(8 * k + g) * DIM + w * 512;
     else if (on)
-        x = a.x + (size_t)(a.order[it.first + g] / a.slots) * a.dim + w * 512;
+        x = a.x + (size_t)sh->row[k % ROWS][g] * DIM + w * 512;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         uint4 b = make_uint4(0, 0, 0, 0), c = b;
@@ -288,56 +310,54 @@ unit_product(const char *unit, const uint32_t (&xr)[8][8], float *q)
     q[(2 * t + 1) * 20 + g + 8] = d[0][3] + d[1][3];
 }
 
+/* Units of a ring in turn are for one team, then the other: of a pair of gate
+ * and up one each, of down every other pair. */
 DEV void
 consume(const mid &a, mid_shared *sh, const char *ring, float *red)
 {
-    const int w = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    int st = 0, sp = 0, rb = 0, rp = 0, p0, p1;
+    const int w = (threadIdx.x >> 5) % 8, team = threadIdx.x / 256;
+    const int lane = threadIdx.x & 31;
     const char *mine = ring + (size_t)w * STAGES * UNIT;
+    unsigned unit = team, pair = 0; /* of the block, so far */
 #pragma unroll 1
     for (int phase = 0; phase < 3; phase++) {
         const int down = phase == DOWN;
-        const int pairs = down ? a.pairs2 : a.pairs13;
         uint32_t xr[8][8];
-        int cur = -1;
+        int cur = -1, p, p1;
         if (phase == ROUTED_UP)
-            mbar_wait(&sh->listed, 0);
-        if (phase == DOWN)
+            mbar_wait(&sh->rows, 0);
+        if (down)
             mbar_wait(&sh->opened, 0);
-        block_share(a, sh, phase, p0, p1);
+        block_share(a, sh, phase, p, p1);
+        const unsigned end = pair + p1 - p;
+        if (down)
+            p += team, pair += team;
 #pragma unroll 1
-        for (int p = p0; p < p1; p++) {
-            if (p / pairs != cur) {
-                cur = p / pairs;
-                load_tokens(a, item_of(a, sh, phase, cur), phase, w, xr);
+        for (; p < p1; p += 1 + down) {
+            if (p / PAIRS != cur) {
+                cur = p / PAIRS;
+                load_tokens(a, sh, phase, cur, w, xr);
             }
-            mbar_wait(&sh->red_empty[rb], rp ^ 1);
-            float *r = red + (size_t)(rb * 8 + w) * REDF;
-#pragma unroll 1
-            for (int u = down; u < 2; u++) {
-                mbar_wait(&sh->full[w][st], sp);
-                unit_product(mine + st * UNIT, xr, r + (down ? 0 : u) * 160);
-                __syncwarp();
-                if (lane == 0)
-                    mbar_arrive(&sh->empty[w][st]);
-                if (++st == STAGES) {
-                    st = 0;
-                    sp ^= 1;
-                }
-            }
-            mbar_arrive(&sh->red_full[rb]);
-            if (++rb == RED) {
-                rb = 0;
-                rp ^= 1;
-            }
+            const unsigned st = unit % STAGES, rb = pair % RED;
+            mbar_wait(&sh->red_empty[rb], (pair / RED + 1) % 2);
+            mbar_wait(&sh->full[w][st], unit / STAGES % 2);
+            unit_product(mine + st * UNIT, xr,
+                         red + (rb * 8 + w) * REDF + (down ? 0 : team) * 160);
+            __syncwarp();
+            if (lane == 0)
+                mbar_arrive(&sh->empty[w][st]);
+            mbar_arrive_n(&sh->red_full[rb], 1 + down);
+            unit += TEAMS;
+            pair += 1 + down;
         }
+        pair = end;
     }
 }
 
 #endif
 
 static __global__ void
-__launch_bounds__(320, 1)
+__launch_bounds__(WARPS * 32, 1)
 moe_mid(const __grid_constant__ mid a)
 {
 #if HOPPER_CODE
@@ -346,34 +366,41 @@ moe_mid(const __grid_constant__ mid a)
     const int tid = threadIdx.x, w = tid >> 5;
     float *red = (float *)(sm + SM_RED);
     pdl_trigger();
-    if (tid == 0) {
-        for (int i = 0; i < 8; i++)
-            for (int s = 0; s < STAGES; s++) {
-                mbar_init(&sh.full[i][s], 1);
-                mbar_init(&sh.empty[i][s], 1);
-            }
+    if (tid < 8 * STAGES) {
+        mbar_init(&sh.full[tid % 8][tid / 8], 1);
+        mbar_init(&sh.empty[tid % 8][tid / 8], 1);
+        mbar_init_done();
+    }
+    if (tid == WARPS * 32 - 1) {
         for (int i = 0; i < RED; i++) {
-            mbar_init(&sh.red_full[i], 256);
+            mbar_init(&sh.red_full[i], 256 * TEAMS);
             mbar_init(&sh.red_empty[i], 32);
         }
         mbar_init(&sh.opened, 1);
         mbar_init(&sh.listed, 32);
+        mbar_init(&sh.rows, 32);
         mbar_init_done();
     }
     __syncthreads();
-    if (w == 9)
-        produce(a, &sh, sm);
-    else if (w == 8)
-        epilogue(a, &sh, red);
-    else
+    if (w >= 8 * TEAMS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 64;");
+        if (w == 8 * TEAMS + 2)
+            read_list(a, &sh);
+        else if (w == 8 * TEAMS + 1)
+            produce(a, &sh, sm);
+        else if (w == 8 * TEAMS)
+            epilogue(a, &sh, red);
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 104;");
         consume(a, &sh, sm, red);
+    }
 #endif
 }
 
 extern "C" bool
 cuda_moe_mid_fits(const struct moe *m)
 {
-    return m->layout == LAYOUT_NVFP4 && m->dim == 4096 && m->hidden == 2048
+    return m->layout == LAYOUT_NVFP4 && m->dim == DIM && m->hidden == HIDDEN
            && cuda_moe_items(m->n, m->slots, m->n_experts, 8) <= MAX_ITEMS;
 }
 
@@ -381,7 +408,7 @@ extern "C" int
 cuda_moe_mid(const struct moe *m, bool shared, unsigned *barrier, int n_sm,
              cudaStream_t s)
 {
-    if (!cuda_moe_mid_fits(m))
+    if (!cuda_moe_mid_fits(m) || (ROWS - 2) * n_sm < MAX_ITEMS)
         return cudaErrorInvalidValue;
     mid a = {};
     a.w13 = (const char *)m->w13;
@@ -402,13 +429,9 @@ cuda_moe_mid(const struct moe *m, bool shared, unsigned *barrier, int n_sm,
     a.n = m->n;
     a.n_experts = m->n_experts;
     a.slots = m->slots;
-    a.dim = m->dim;
-    a.hidden = m->hidden;
-    a.pairs13 = m->hidden / 16;
-    a.pairs2 = m->dim / 32;
     /* Not cooperative, which would wait for the launch before to end. All
      * blocks are resident before they meet all the same: there is one an SM,
      * what runs before them ends without them, and what comes behind them
      * starts when all of them have. */
-    return launch_ex<SM_MID, true>(moe_mid, dim3(n_sm), 320, s, a);
+    return launch_ex<SM_MID, true>(moe_mid, dim3(n_sm), WARPS * 32, s, a);
 }
