@@ -28,6 +28,7 @@
 
 #define MID_MAX 200  /* tokens up to which moe_mid is the faster kernel */
 #define SHARED_MIN 65  /* of those, tokens from which moe_shared pays */
+#define FEW_MAX 32   /* tokens up to which gemm_few is the fastest product */
 #define BLAS_MIN 33  /* tokens from which bf16 products go to the library */
 #define BLAS_BIG 17  /* those of large matrices */
 #define BIG_MATRIX (8 << 20)
@@ -40,6 +41,8 @@ product(struct cuda *c, const struct cuda_matrix *w, const void *x, int ldx, int
         .w = *w, .x = x, .ldx = ldx, .n = n, .out = out, .ldo = ldo,
         .form = form,
     };
+    if (c->hopper && n <= FEW_MAX && cuda_gemm_few_fits(&g))
+        return cuda_gemm_few(&g, false, c->stream);
     int from = (int64_t)w->rows * w->cols >= BIG_MATRIX ? BLAS_BIG : BLAS_MIN;
     if (c->blas && n >= from && w->layout == LAYOUT_BF16
         && cuda_blas_gemm(c->blas, &g, c->stream) == 0)
@@ -263,14 +266,29 @@ choose_experts(struct cuda *c, int n_tok, int width)
     return 0;
 }
 
-/* The shared expert apart from the others, down beside the routing list. */
+/* The router's logits beside moe_shared's first launch, which reads the same
+ * rows. */
+static int
+logits_beside(struct cuda *c, const struct cuda_layer *d, int n_tok)
+{
+    struct gemm g = {
+        .w = d->gate, .x = c->h, .ldx = c->p.dim, .n = n_tok,
+        .out = c->router, .ldo = c->gate_rows, .form = GEMM_F32,
+    };
+    if (cuda_gemm_few_fits(&g))
+        return cuda_gemm_few(&g, true, c->stream);
+    return product(c, &d->gate, c->h, c->p.dim, n_tok, c->router,
+                   c->gate_rows, GEMM_F32);
+}
+
+/* The shared expert apart from the others, up beside the router's product,
+ * down beside the routing list. */
 static int
 experts_apart(struct cuda *c, const struct cuda_layer *d, int n_tok,
               const struct moe *m)
 {
     RUN("moe_shared (gate, up)", cuda_moe_shared_up(m, c->stream));
-    RUN("router", product(c, &d->gate, c->h, c->p.dim, n_tok, c->router,
-                          c->gate_rows, GEMM_F32));
+    RUN("router", logits_beside(c, d, n_tok));
     int r = choose_experts(c, n_tok, 8);
     if (r != 0)
         return r;

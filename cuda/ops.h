@@ -59,6 +59,10 @@ struct gemm {
     enum gemm_out form;
 };
 int cuda_gemm(const struct gemm *g, cudaStream_t s);
+/* The same for few tokens (sm_90a, bf16 matrices of some shapes, gemm_few.cu).
+ * ready: x was there when the launch before let this one start. */
+bool cuda_gemm_few_fits(const struct gemm *g);
+int cuda_gemm_few(const struct gemm *g, bool ready, cudaStream_t s);
 /* The same by a library (gemm_blas.c), bf16 matrices only. handle from
  * cuda_blas_open; a cudaError_t or -1. */
 struct cuda_blas;
@@ -136,8 +140,8 @@ bool cuda_moe_mid_fits(const struct moe *m);
 int cuda_moe_mid(const struct moe *m, bool shared, unsigned *barrier,
                  int n_sm, cudaStream_t s);
 /* The shared one alone (sm_90a, NVFP4, moe_shared.cu), where moe_mid fits: up
- * before the routing, down directly behind route_few or route_sort, beside
- * which it runs. */
+ * directly before the router's product, which may run beside it, down directly
+ * behind route_few or route_sort, beside which it runs. */
 int cuda_moe_shared_up(const struct moe *m, cudaStream_t s);
 int cuda_moe_shared_down(const struct moe *m, cudaStream_t s);
 /* Both with wgmma (sm_90a, NVFP4, moe_prefill.cu); items of width MOE_NARROW or
