@@ -92,6 +92,7 @@ struct outputs {
     int *top_id;
     float *top_logprob;
     uint64_t *clock;           /* [2] begin; end, when nothing is drawn */
+    unsigned *experts;         /* taken by all steps so far, modulo 2^32 */
 };
 
 /* A submitted step until it is collected. */
@@ -181,6 +182,7 @@ struct cuda {
 
     struct flight flight[2];
     unsigned submitted, collected;
+    unsigned experts;          /* of the steps collected */
     char trouble[160];         /* the launch that failed, for the error */
 };
 

@@ -401,7 +401,8 @@ decoder_sample(struct cuda *c, const struct step_shape *s,
 {
     const int n_tok = s->n_pick;
     if (n_tok == 0)
-        RUN("clock", cuda_clock(s->f->out.clock + 1, c->stream));
+        RUN("step end", cuda_step_end(s->f->out.clock + 1, c->route.distinct,
+                                      s->f->out.experts, c->stream));
     int most = s->graph ? GRAPH_MAX : LOGIT_ROWS, done = 0;
     for (int at = 0; at < s->n_pick; at += most) {
         int n = s->n_pick - at < most ? s->n_pick - at : most;
@@ -420,6 +421,7 @@ decoder_sample(struct cuda *c, const struct step_shape *s,
             .count = c->count, .last = c->last, .out = s->f->out.out,
             .top_id = s->f->out.top_id,
             .top_logprob = s->f->out.top_logprob,
+            .distinct = c->route.distinct, .experts = s->f->out.experts,
         };
         RUN("sample", cuda_sample(&a, c->stream));
         done += a.n;

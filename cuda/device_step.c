@@ -66,6 +66,8 @@ flight_open(struct cuda *c, struct flight *f, struct err *e)
     if (r == 0)
         r = pinned(c, &f->out.clock, 2 * sizeof *f->out.clock, e);
     if (r == 0)
+        r = pinned(c, &f->out.experts, sizeof *f->out.experts, e);
+    if (r == 0)
         r = event(c, &f->sent, e);
     if (r == 0)
         r = event(c, &f->end, e);
@@ -89,7 +91,8 @@ step_free(struct cuda *c)
     for (int i = 0; i < 2; i++) {
         struct flight *f = &c->flight[i];
         void *p[] = {f->meta, f->mask, f->bias_id, f->bias, f->out.out,
-                     f->out.top_id, f->out.top_logprob, f->out.clock};
+                     f->out.top_id, f->out.top_logprob, f->out.clock,
+                     f->out.experts};
         for (size_t k = 0; k < sizeof p / sizeof p[0]; k++)
             if (p[k] != NULL)
                 cudaFreeHost(p[k]);
@@ -624,7 +627,9 @@ step_collect(struct cuda *c, struct step_result *out, struct err *e)
     *out = (struct step_result){
         .step = f->step, .n_seq = f->n_seq, .seq = f->result,
         .begin_ns = f->out.clock[0], .end_ns = end_of(f),
+        .n_experts = *f->out.experts - c->experts,
     };
+    c->experts = *f->out.experts;
     return 0;
 }
 

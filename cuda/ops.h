@@ -353,10 +353,14 @@ struct sample {
     struct sample_out *out;        /* [..] */
     int *top_id;                   /* [.., BACKEND_TOP_MAX] by out */
     float *top_logprob;
+    const unsigned *distinct;      /* as in struct moe_route, copied to */
+    unsigned *experts;             /* this; NULL: not */
 };
 int cuda_sample(const struct sample *a, cudaStream_t s);
-/* The device's clock into *clock, for a step that draws nothing. */
-int cuda_clock(uint64_t *clock, cudaStream_t s);
+/* For a step that draws nothing: the device's clock into *clock, *distinct
+ * into *experts. */
+int cuda_step_end(uint64_t *clock, const unsigned *distinct,
+                  unsigned *experts, cudaStream_t s);
 /* Rebuilds counts[slot] from ids [n] (the first n_prompt are the prompt). */
 int cuda_count_ids(uint16_t *count, int vocab, int slot, const int *id,
                    int n, int n_prompt, bool clear, cudaStream_t s);

@@ -627,6 +627,8 @@ sample_rows(const __grid_constant__ sample a)
     shared *sh = (shared *)sm;
     pdl_trigger();
     pdl_wait();
+    if (a.experts != NULL && blockIdx.x == 0 && threadIdx.x == 0)
+        *a.experts = *a.distinct;
     const sample_row r = a.row[blockIdx.x];
     if (r.row < 0)
         return;
@@ -679,17 +681,19 @@ count_ids(uint16_t *count, int vocab, const int *id, int n, int n_prompt)
 }
 
 static __global__ void
-read_clock(uint64_t *clock)
+end_step(uint64_t *clock, const unsigned *distinct, unsigned *experts)
 {
     pdl_trigger();
     pdl_wait();
+    *experts = *distinct;
     *clock = device_clock();
 }
 
 extern "C" int
-cuda_clock(uint64_t *clock, cudaStream_t s)
+cuda_step_end(uint64_t *clock, const unsigned *distinct, unsigned *experts,
+              cudaStream_t s)
 {
-    return launch<0>(read_clock, dim3(1), 1, s, clock);
+    return launch<0>(end_step, dim3(1), 1, s, clock, distinct, experts);
 }
 
 extern "C" int

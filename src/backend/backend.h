@@ -137,6 +137,8 @@ struct step_result {
     const struct seq_result *seq;
     uint64_t begin_ns, end_ns; /* when the device began and ended it, by its
                                own clock; 0 = not known */
+    uint64_t n_experts;     /* routed experts whose weights it took, summed
+                               over the layers; 0 = not known */
 };
 
 struct backend_limits {

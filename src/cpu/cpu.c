@@ -37,6 +37,7 @@ struct place {
     const struct batch *batch;
     struct results results;
     uint64_t begin_ns, end_ns;
+    uint64_t n_experts;
     int code;           /* of the step */
     struct err err;
 };
@@ -292,9 +293,11 @@ run_place(struct cpu *c, struct place *p)
     if (uses)
         encode(c, UINT64_MAX);
     pthread_mutex_unlock(&c->lock);
+    const uint64_t before = c->step.work.n_experts;
     p->begin_ns = clock_ns();
     p->code = step_run(&c->step, p->batch, &p->results, &p->err);
     p->end_ns = clock_ns();
+    p->n_experts = c->step.work.n_experts - before;
     pthread_mutex_lock(&c->lock);
     p->state = PLACE_DONE;
     pthread_cond_broadcast(&c->changed);
@@ -439,7 +442,8 @@ cpu_collect(struct backend *b, struct step_result *out, struct err *e)
                                 .n_seq = p->batch->n_seq,
                                 .seq = p->results.seq,
                                 .begin_ns = p->begin_ns,
-                                .end_ns = p->end_ns};
+                                .end_ns = p->end_ns,
+                                .n_experts = p->n_experts};
     return 0;
 }
 

@@ -27,6 +27,7 @@ struct work {
     int cap;
     const struct net *net;
     int n;                  /* tokens of this pass */
+    uint64_t n_experts;     /* routed experts run by all passes so far */
     const struct query *q;  /* [n] */
     float *x;               /* [n][dim] residual stream */
     float *h;               /* [n][dim] normed input, or output of a part */

@@ -53,8 +53,10 @@ route(struct work *w, const struct net_layer *l)
         for (int i = 0; i < top_k; i++)
             w->start[e[i] + 1]++;
     }
-    for (int e = 0; e < n_experts; e++)
+    for (int e = 0; e < n_experts; e++) {
+        w->n_experts += w->start[e + 1] > 0;
         w->start[e + 1] += w->start[e];
+    }
     /* place[choice] = row of the choice, grouped by expert, tokens in order;
      * start[e] moves to its end and is moved back below */
     for (int c = 0; c < w->n * top_k; c++)

@@ -40,6 +40,7 @@ struct engine {
     uint64_t device_end;      /* of the step before, the device's clock; 0 =
                                  there was nothing to do in between */
     uint64_t n_pause, pause_ns; /* of the device between steps */
+    uint64_t expert_steps, experts;
     pthread_t thread;
 
     pthread_mutex_t lock;     /* guards all below */
@@ -375,7 +376,8 @@ publish(struct engine *en)
         .blocks_used = used, .blocks_cached = s->kv.n_idle,
         .blocks_total = s->kv.n_blocks, .steps = en->n_step,
         .last_step_ns = en->last_step,
-        .pauses = en->n_pause, .pause_ns = en->pause_ns};
+        .pauses = en->n_pause, .pause_ns = en->pause_ns,
+        .expert_steps = en->expert_steps, .experts = en->experts};
     metrics_set(METRIC_RUNNING, s->n_running);
     metrics_set(METRIC_WAITING, s->n_waiting);
     metrics_set(METRIC_KV_USAGE, (double)used / s->kv.n_blocks);
@@ -452,6 +454,11 @@ land(struct engine *en)
     en->n_fly--;
     en->last_step = clock_ns();
     time_step(en, st, &res);
+    en->expert_steps += res.n_experts > 0;
+    en->experts += res.n_experts;
+    pthread_mutex_lock(&en->lock);
+    publish(en); /* who is told of a token can see its step */
+    pthread_mutex_unlock(&en->lock);
     output_take(&en->sched, st, &res);
     for (uint32_t i = 0; i < st->batch.n_seq; i++)
         if (st->entry[i].r->in.n_image > 0)

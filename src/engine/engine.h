@@ -175,6 +175,8 @@ struct engine_stats {
                                there were requests, be it 0 ns, and their sum;
                                none from a device without a clock */
     uint64_t pause_ns;
+    uint64_t expert_steps;  /* steps of which the back end told the experts, */
+    uint64_t experts;       /* and the sum of what it told */
 };
 void engine_stats(struct engine *en, struct engine_stats *out);
 /* Empties the prefix tree of blocks that nobody uses; returns blocks freed. */

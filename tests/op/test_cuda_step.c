@@ -213,7 +213,7 @@ enum { SEQS = 3, STEPS = 14, CHUNK = 40 };
 /* What a chain of steps gave, and when. */
 struct chain {
     struct logprob drawn[STEPS][SEQS];
-    uint64_t begin[STEPS], end[STEPS];
+    uint64_t begin[STEPS], end[STEPS], experts[STEPS];
 };
 
 /* Step k of up to three texts: two chunks of prompt, of which the first draws
@@ -264,6 +264,7 @@ run_chain(struct cuda *c, uint32_t n_seq, uint32_t depth,
         r = step_collect(c, &res, e);
         for (uint32_t i = 0; r == 0 && done > 0 && i < n_seq; i++)
             out->drawn[done][i] = res.seq[i].drawn[0];
+        out->experts[done] = res.n_experts;
         out->begin[done] = res.begin_ns;
         out->end[done++] = res.end_ns;
     }
@@ -278,6 +279,22 @@ in_order(const struct chain *c)
     for (int k = 0; k < STEPS; k++)
         ok &= c->begin[k] != 0 && c->end[k] >= c->begin[k] &&
               (k == 0 || c->begin[k] >= c->end[k - 1]);
+    return ok;
+}
+
+/* Whether the experts told are possible; of single tokens, whether exact. */
+static bool
+experts_told(const struct cuda *c, const struct chain *chain, uint32_t n_seq)
+{
+    const uint64_t layers = (uint64_t)c->p.n_layers;
+    const uint64_t least = layers * (uint64_t)c->p.top_k;
+    bool ok = true;
+    for (uint32_t k = 0; k < STEPS; k++) {
+        uint64_t n = n_seq * (k < 2 ? CHUNK : 1), most = least * n;
+        if (most > layers * (uint64_t)c->p.n_experts)
+            most = layers * (uint64_t)c->p.n_experts;
+        ok &= chain->experts[k] >= least && chain->experts[k] <= most;
+    }
     return ok;
 }
 
@@ -310,7 +327,8 @@ check_flight(const char *dir, const struct form *f)
     for (int k = 1; k < STEPS; k++)
         for (int i = 0; i < SEQS; i++)
             bad |= few.drawn[k][i].id == bad_id[0];
-    bad |= !in_order(&two);
+    bad |= !in_order(&two) ||
+           (r == 0 && !experts_told((struct cuda *)b, &two, SEQS));
     printf("%s %s: two steps in flight %s\n", bad ? "FAIL" : "ok  ", f->what,
            e.text);
     if (b)
@@ -334,7 +352,8 @@ check_alone(const char *dir, const struct form *f)
     if (r == 0)
         r = run_chain((struct cuda *)b, 1, 2, &p, &two, &e);
     int bad = r != 0 || memcmp(one.drawn, two.drawn, sizeof one.drawn) != 0 ||
-              !in_order(&one) || !in_order(&two);
+              !in_order(&one) || !in_order(&two) ||
+              !experts_told((struct cuda *)b, &two, 1);
     printf("%s %s: two steps of one text in flight %s\n",
            bad ? "FAIL" : "ok  ", f->what, e.text);
     if (b)

@@ -327,7 +327,8 @@ fake_collect(struct backend *b, struct step_result *out, struct err *e)
     for (uint32_t i = 0; i < fl->batch.n_seq; i++)
         run_seq(f, &fl->batch, &fl->batch.seq[i], &f->result[i]);
     *out = (struct step_result){.step = fl->batch.step,
-                                .n_seq = fl->batch.n_seq, .seq = f->result};
+                                .n_seq = fl->batch.n_seq, .seq = f->result,
+                                .n_experts = fl->batch.n_tok};
     if (f->o.run_ns > 0) {
         out->begin_ns = f->clock += f->o.pause_ns;
         out->end_ns = f->clock += f->o.run_ns;

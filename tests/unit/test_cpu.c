@@ -133,6 +133,11 @@ score(struct fixture *f, int chunk, int n_other, float *out)
         struct batch b = {.n_tok = n, .n_seq = (uint32_t)n_other + 1,
                           .token = token, .seq = seq};
         struct step_result r = run(f, &b);
+        /* Two layers of 7 experts, of which a token takes 3; a pass takes
+         * 256 tokens. */
+        assert_true(n == 1 ? r.n_experts == 6
+                           : r.n_experts >= 6 &&
+                             r.n_experts <= 14 * ((n + 255) / 256));
         for (int i = 0; i < count; i++)
             out[past + i] = r.seq[n_other].target[i].logprob;
     }

@@ -634,9 +634,10 @@ test_drain_and_destroy(void **state)
 }
 
 /* Between the steps of one request the device pauses; before a request that
- * comes when there was none it was idle by right. */
+ * comes when there was none it was idle by right. Experts, of which the fake
+ * device tells one a token, are counted beside. */
 static void
-test_pauses_of_the_device(void **state)
+test_what_the_device_tells_of_steps(void **state)
 {
     for (int overlap = 0; overlap < 2; overlap++) {
         struct rig g;
@@ -659,6 +660,8 @@ test_pauses_of_the_device(void **state)
         assert_int_equal(st.steps, 3 * 21);
         assert_int_equal(st.pauses, st.steps - 3);
         assert_int_equal(st.pause_ns, st.pauses * 7000);
+        assert_int_equal(st.expert_steps, st.steps);
+        assert_int_equal(st.experts, 3 * (600 + 19));
         rig_stop(&g);
     }
 }
@@ -857,7 +860,7 @@ main(void)
         cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_drain_and_destroy),
-        cmocka_unit_test(test_pauses_of_the_device),
+        cmocka_unit_test(test_what_the_device_tells_of_steps),
         cmocka_unit_test(test_device_failure),
         cmocka_unit_test(test_images),
         cmocka_unit_test(test_image_pending),
