@@ -6,9 +6,13 @@
  * token until the step before the first one ends, so that only full batches
  * are in it. Prefill: one
  * request of each length, time to its first token. Every point is run --runs
- * times; median, lowest and highest are shown, and for decoding the mean pause
- * of the device between two steps, when it has a clock. The prefix cache is
- * off.
+ * times; medians are shown, of the rate the lowest and highest too, and for
+ * decoding the mean pause of the device between two steps, when it has a clock.
+ * The prefix cache is off.
+ *
+ * Where the back end tells how many experts its steps took, the bytes that the
+ * steps needed follow from them, and from both the least time on a device of
+ * --roof (bench_roof.h).
  */
 #include "config.h"
 
@@ -20,12 +24,14 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "ctl/bench_roof.h"
 #include "ctl/command.h"
 #include "ctl/session.h"
 #include "engine/engine.h"
 
 #define POINTS_MAX 32
 #define VOCAB_DEFAULT 131072
+#define ROOF_CUDA "4800,790,600" /* an H200 */
 
 struct points {
     uint32_t x[POINTS_MAX];
@@ -38,22 +44,32 @@ struct run {
     pthread_cond_t ended;
     uint32_t n, n_first, n_ended;
     uint64_t t_all_first, t_first_end;
-    uint64_t tokens;          /* between those two */
-    struct engine_stats first, last; /* at those two */
+    uint64_t tokens, keys;    /* between those two */
+    struct engine_stats before, first, last; /* at the start, at those two */
     bool failed;
     char error[256];
 };
 
 struct caller {
     struct run *run;
+    uint32_t length;          /* tokens of prompt and output so far */
     bool started;
+};
+
+/* What the runs of a point gave, one sample a run; empty = not known. */
+struct figures {
+    struct samples rate, pause; /* tokens/s, us */
+    struct samples experts;     /* a layer and step */
+    struct samples bytes, operations, roof; /* a second; tokens/s */
 };
 
 struct engine_bench {
     struct session s;
     struct engine *en;
-    uint32_t n_vocab, prompt, tokens;
+    uint32_t n_vocab, prompt, tokens, step;
     long long runs;
+    struct model_cost cost;   /* with a model */
+    struct roof roof;
     uint64_t seed;
     bool json;
 };
@@ -66,15 +82,19 @@ static int start(struct engine_bench *b, struct session_options *o,
 static int one_run(struct engine_bench *b, uint32_t n, uint32_t n_prompt,
                    uint32_t n_tokens, struct run *r, struct err *e);
 static void post(const struct engine_event *ev);
-static int point(struct engine_bench *b, const char *what, uint32_t x,
+static int point(struct engine_bench *b, bool decode, uint32_t x,
                  struct err *e);
+static int add_figures(struct engine_bench *b, bool decode, uint32_t x,
+                       const struct run *r, double s, struct figures *f);
+static void report(const struct engine_bench *b, bool decode, uint32_t x,
+                   struct figures *f);
 
 int
 bench_engine(int argc, char **argv)
 {
     const char *batches = "1,2,4,8,16", *prefills = "512,2048";
     const char *prompt = NULL, *tokens = NULL, *runs = NULL, *threads = NULL;
-    const char *vocab = NULL, *step = NULL;
+    const char *vocab = NULL, *step = NULL, *roof = NULL;
     struct engine_bench b = {.seed = clock_ns()};
     struct session_options o = {.max_step = 8192};
     struct points batch = {0}, prefill = {0};
@@ -83,7 +103,7 @@ bench_engine(int argc, char **argv)
         {"model", &o.model}, {"backend", &o.backend},
         {"batches", &batches}, {"prefills", &prefills}, {"prompt", &prompt},
         {"tokens", &tokens}, {"runs", &runs}, {"threads", &threads},
-        {"step", &step}, {"vocab", &vocab}, {"dummy", NULL, &o.dummy},
+        {"step", &step}, {"vocab", &vocab}, {"roof", &roof}, {"dummy", NULL, &o.dummy},
         {"json", NULL, &b.json}, {NULL}};
     long long n_prompt = 128, n_tokens = 64, n_threads = 0, n_step = 512;
     long long n_vocab = VOCAB_DEFAULT;
@@ -98,6 +118,13 @@ bench_engine(int argc, char **argv)
         parse_points("batches", batches, &batch) ||
         parse_points("prefills", prefills, &prefill))
         return EXIT_USAGE;
+    if (roof == NULL && o.backend && strncmp(o.backend, "cuda", 4) == 0)
+        roof = ROOF_CUDA;
+    if (roof && roof_parse(roof, &b.roof) != 0) {
+        command_fail("bench", "--roof: '%s' is not GB/s[,TFLOP/s[,TFLOP/s]]",
+                     roof);
+        return EXIT_USAGE;
+    }
     b.prompt = (uint32_t)n_prompt;
     b.tokens = (uint32_t)n_tokens;
     b.n_vocab = (uint32_t)n_vocab;
@@ -106,14 +133,15 @@ bench_engine(int argc, char **argv)
     o.max_seqs = largest(&batch);
     o.max_step = (uint32_t)n_step > o.max_seqs ? (uint32_t)n_step
                                                : o.max_seqs;
+    b.step = o.max_step;
     o.max_context = b.prompt + b.tokens;
     if (largest(&prefill) >= o.max_context)
         o.max_context = largest(&prefill) + 1;
     int rc = start(&b, &o, &e);
     for (size_t i = 0; rc == 0 && i < batch.n; i++)
-        rc = point(&b, "decode", batch.x[i], &e);
+        rc = point(&b, true, batch.x[i], &e);
     for (size_t i = 0; rc == 0 && i < prefill.n; i++)
-        rc = point(&b, "prefill", prefill.x[i], &e);
+        rc = point(&b, false, prefill.x[i], &e);
     if (b.en)
         engine_destroy(b.en);
     session_close(&b.s);
@@ -154,8 +182,11 @@ start(struct engine_bench *b, struct session_options *o, struct err *e)
     int rc = session_open(o, &b->s, e);
     if (rc != 0)
         return rc;
-    if (b->s.model != NULL)
+    if (b->s.model != NULL) {
         b->n_vocab = (uint32_t)model_params(b->s.model)->text.vocab;
+        cost_of(b->s.model, (double)b->s.plan.bytes_per_block / KV_BLOCK,
+                &b->cost);
+    }
     struct engine_options eo = {
         .max_running = o->max_seqs, .max_queue = o->max_seqs,
         .step_tokens = o->max_step, .max_context = o->max_context,
@@ -166,46 +197,145 @@ start(struct engine_bench *b, struct session_options *o, struct err *e)
 
 /* Runs a point --runs times and prints its line. */
 static int
-point(struct engine_bench *b, const char *what, uint32_t x, struct err *e)
+point(struct engine_bench *b, bool decode, uint32_t x, struct err *e)
 {
-    bool decode = strcmp(what, "decode") == 0;
-    struct samples rate = {0}, pause = {0};
+    struct figures f = {0};
     int rc = 0;
     for (long long i = 0; rc == 0 && i < b->runs; i++) {
         struct run r = {.en = b->en};
         uint64_t from = clock_ns();
         rc = decode ? one_run(b, x, b->prompt, b->tokens, &r, e)
                     : one_run(b, 1, x, 1, &r, e);
-        double s = decode ? (double)(r.t_first_end - r.t_all_first)
-                          : (double)(r.t_all_first - from);
-        double n = decode ? (double)r.tokens : x;
-        if (rc == 0 && samples_add(&rate, s > 0 ? n / (s * 1e-9) : 0) != 0)
-            rc = err_set(e, ERR_NOMEM, "out of memory");
-        double n_pause = (double)(r.last.pauses - r.first.pauses);
-        if (rc == 0 && decode && n_pause > 0 &&
-            samples_add(&pause, (double)(r.last.pause_ns - r.first.pause_ns) *
-                                    1e-3 / n_pause) != 0)
+        double s = decode ? (double)(r.t_first_end - r.t_all_first) * 1e-9
+                          : (double)(r.t_all_first - from) * 1e-9;
+        if (rc == 0 && add_figures(b, decode, x, &r, s, &f) != 0)
             rc = err_set(e, ERR_NOMEM, "out of memory");
     }
-    double mid = samples_percentile(&rate, 50);
-    double low = samples_percentile(&rate, 0);
-    double high = samples_percentile(&rate, 100);
-    if (rc == 0 && b->json)
-        printf("{\"what\": \"%s\", \"%s\": %u, \"runs\": %lld, "
-               "\"tokens_s\": %.2f, \"lowest\": %.2f, \"highest\": %.2f",
-               what, decode ? "batch" : "tokens", x, b->runs, mid, low, high);
-    else if (rc == 0)
-        printf("%-8s %s %-6u  %10.1f tokens/s  (%.1f to %.1f in %lld runs)",
-               what, decode ? "batch" : "prompt", x, mid, low, high, b->runs);
-    if (rc == 0 && pause.n > 0)
-        printf(b->json ? ", \"pause_us\": %.2f" : "  pause %.2f us",
-               samples_percentile(&pause, 50));
     if (rc == 0)
-        printf(b->json ? "}\n" : "\n");
-    fflush(stdout);
-    samples_free(&rate);
-    samples_free(&pause);
+        report(b, decode, x, &f);
+    samples_free(&f.rate);
+    samples_free(&f.pause);
+    samples_free(&f.experts);
+    samples_free(&f.bytes);
+    samples_free(&f.operations);
+    samples_free(&f.roof);
     return rc;
+}
+
+/* The steps of a run of full batches, but for the experts. */
+static struct work_done
+decode_work(uint32_t n, const struct run *r)
+{
+    double tokens = (double)r->tokens, keys = (double)r->keys;
+    return (struct work_done){
+        .steps = tokens / n, .head_steps = tokens / n, .tokens = tokens,
+        .logits = tokens, .keys = keys, .pairs = keys};
+}
+
+/* The steps of a prompt of n tokens, likewise. */
+static struct work_done
+prefill_work(const struct engine_bench *b, uint32_t n)
+{
+    struct work_done w = {.head_steps = 1, .logits = 1, .tokens = n,
+                          .pairs = .5 * n * (n + 1.0)};
+    for (uint64_t at = 0; at < n; w.steps++) {
+        at += b->step;
+        w.keys += at < n ? (double)at : n;
+    }
+    return w;
+}
+
+/* What a run of s seconds gave. 0 or ERR_NOMEM. */
+static int
+add_figures(struct engine_bench *b, bool decode, uint32_t x,
+            const struct run *r, double s, struct figures *f)
+{
+    const struct engine_stats *from = decode ? &r->first : &r->before;
+    const struct engine_stats *to = decode ? &r->last : &r->first;
+    double steps = (double)(to->expert_steps - from->expert_steps);
+    double pauses = (double)(to->pauses - from->pauses);
+    struct work_done w = decode ? decode_work(x, r) : prefill_work(b, x);
+    int rc = samples_add(&f->rate, s > 0 ? w.tokens / s : 0);
+    if (rc == 0 && decode && pauses > 0)
+        rc = samples_add(&f->pause, (double)(to->pause_ns - from->pause_ns) *
+                                        1e-3 / pauses);
+    if (b->s.model == NULL || s <= 0 || (b->cost.moe_layers > 0 && steps == 0))
+        return rc;
+    if (steps > 0) {
+        double mean = (double)(to->experts - from->experts) / steps;
+        w.experts = mean * w.steps;
+        rc = rc ? rc : samples_add(&f->experts, mean / b->cost.moe_layers);
+    }
+    rc = rc ? rc : samples_add(&f->bytes, cost_bytes(&b->cost, &w) / s);
+    rc = rc ? rc : samples_add(&f->operations,
+                               cost_operations(&b->cost, &w) / s);
+    if (rc == 0 && b->roof.bytes > 0)
+        rc = samples_add(&f->roof,
+                         w.tokens / roof_seconds(&b->roof, &b->cost, &w));
+    return rc;
+}
+
+static void
+report_json(const struct engine_bench *b, bool decode, uint32_t x,
+            struct figures *f)
+{
+    const double rate = samples_percentile(&f->rate, 50);
+    const double low = samples_percentile(&f->rate, 0);
+    const double high = samples_percentile(&f->rate, 100);
+    printf("{\"what\": \"%s\", \"%s\": %u, \"runs\": %lld, "
+           "\"tokens_s\": %.2f, \"lowest\": %.2f, \"highest\": %.2f, "
+           "\"spread\": %.4f", decode ? "decode" : "prefill",
+           decode ? "batch" : "tokens", x, b->runs, rate, low, high,
+           rate > 0 ? (high - low) / rate : 0);
+    if (f->pause.n > 0)
+        printf(", \"pause_us\": %.2f", samples_percentile(&f->pause, 50));
+    if (f->experts.n > 0)
+        printf(", \"experts_a_layer\": %.2f",
+               samples_percentile(&f->experts, 50));
+    if (f->bytes.n > 0)
+        printf(", \"gb_s\": %.4f, \"tflop_s\": %.6f",
+               samples_percentile(&f->bytes, 50) * 1e-9,
+               samples_percentile(&f->operations, 50) * 1e-12);
+    if (f->roof.n > 0)
+        printf(", \"roof_tokens_s\": %.2f, \"of_roof\": %.4f",
+               samples_percentile(&f->roof, 50),
+               rate / samples_percentile(&f->roof, 50));
+    printf("}\n");
+}
+
+static void
+report(const struct engine_bench *b, bool decode, uint32_t x,
+       struct figures *f)
+{
+    const double rate = samples_percentile(&f->rate, 50);
+    const double low = samples_percentile(&f->rate, 0);
+    const double high = samples_percentile(&f->rate, 100);
+    const double roof = samples_percentile(&f->roof, 50);
+    if (b->json) {
+        report_json(b, decode, x, f);
+        fflush(stdout);
+        return;
+    }
+    printf("%-8s %s %-6u  %10.1f tokens/s  (%.1f to %.1f in %lld runs, "
+           "spread %.1f %%)", decode ? "decode" : "prefill",
+           decode ? "batch" : "prompt", x, rate, low, high, b->runs,
+           rate > 0 ? 100 * (high - low) / rate : 0);
+    if (f->pause.n > 0)
+        printf("  pause %.2f us", samples_percentile(&f->pause, 50));
+    printf("\n");
+    if (f->bytes.n > 0)
+        printf("%24s %.4g GB/s, %.4g TFLOP/s", "",
+               samples_percentile(&f->bytes, 50) * 1e-9,
+               samples_percentile(&f->operations, 50) * 1e-12);
+    if (f->experts.n > 0)
+        printf(", %.2f experts a layer and step",
+               samples_percentile(&f->experts, 50));
+    if (f->roof.n > 0)
+        printf(": %.1f %% of a roof of %.1f tokens/s", 100 * rate / roof,
+               roof);
+    if (f->bytes.n > 0)
+        printf("\n");
+    fflush(stdout);
 }
 
 static int32_t *
@@ -227,6 +357,7 @@ one_run(struct engine_bench *b, uint32_t n, uint32_t n_prompt,
     uint32_t sent = 0;
     int rc = c ? 0 : ERR_NOMEM;
     r->n = n;
+    engine_stats(b->en, &r->before);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->ended, NULL);
     for (; rc == 0 && sent < n; sent += rc == 0) {
@@ -240,6 +371,7 @@ one_run(struct engine_bench *b, uint32_t n, uint32_t n_prompt,
         engine_id id;
         int32_t *prompt = random_prompt(b, n_prompt);
         c[sent].run = r;
+        c[sent].length = n_prompt;
         q.prompt = prompt;
         rc = prompt ? engine_submit(b->en, &q, &id) : ERR_NOMEM;
         free(prompt);
@@ -274,9 +406,11 @@ post(const struct engine_event *ev)
     } else if (r->n_first == r->n && r->n_ended == 0 &&
                (ev->finish == ENGINE_RUNNING || r->n == 1)) {
         r->tokens += ev->n_tok;
+        r->keys += c->length;
         r->t_first_end = now;
         engine_stats(r->en, &r->last);
     }
+    c->length += ev->n_tok;
     if (ev->finish != ENGINE_RUNNING) {
         r->n_ended++;
         if (ev->finish == ENGINE_ERROR) {

@@ -18,7 +18,7 @@
  */
 #include "config.h"
 
-#include "ctl/bench.h"
+#include "ctl/bench_serve.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -29,65 +29,20 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
-#include "base/loop.h"
 #include "ctl/command.h"
-#include "ctl/http_reply.h"
 #include "json/json.h"
 
-#define READ_SIZE 65536
 #define TICK_MS 5
 #define VOCAB_DEFAULT 131072
-
-struct url {
-    char host[256], port[8], prefix[256];
-    struct sockaddr_storage addr;
-    socklen_t addr_len;
-};
-
-struct bench {
-    struct url url;
-    struct loop *loop;
-    /* options */
-    long long n_streams, n_requests, n_tokens, prompt_words, slack_ms, pid;
-    long long prompt_ids, vocab; /* prompts of ids instead; 0 = words */
-    double rate, ramp_s;
-    bool stream, json;
-    char *model;
-    const char *key;         /* list; requests take turns */
-    size_t n_keys;
-    /* progress */
-    struct stream *streams;
-    long long n_sent, n_done, n_failed, n_behind, n_started, n_spoke;
-    uint64_t t_begin, t_first, t_last;
-    uint64_t n_events, tokens, prompt_tokens;
-    uint64_t full_from, full_to; /* all streams generate; 0 = not yet */
-    bool full_over;
-    double full_tokens;
-    struct samples ttft, gap, total, late;
-    struct process_use before, after;
-    char error[256];         /* the first failure's text */
-    char read[READ_SIZE];
-};
-
-struct stream {
-    struct bench *b;
-    struct loop_watch watch;
-    struct http_reply reply;
-    struct buf out;          /* request not sent yet */
-    bool open, connected, done, reused, spoke;
-    uint64_t t_send, t_first, t_last;
-    double max_gap;
-    uint64_t events, full_events, tokens, prompt_tokens;
-};
 
 static int read_options(struct bench *b, int argc, char **argv);
 static int parse_url(struct url *u, const char *text);
 static int find_model(struct bench *b, const char *name);
+static int one_run(const struct bench *options, const char *name,
+                   struct bench_runs *runs);
 static int run(struct bench *b, const char *name);
 static void tick(void *arg);
 static void next_request(struct stream *s);
@@ -99,24 +54,41 @@ static void receive(struct stream *s);
 static void on_event(void *arg, const char *p, size_t n);
 static void reply_end(struct stream *s);
 static void stream_fail(struct stream *s, const char *what);
-static int put_request(struct stream *s);
-static void report(struct bench *b);
 
 int
 bench_serve(int argc, char **argv)
 {
     struct bench *b = calloc(1, sizeof *b);
+    struct bench_runs runs = {0};
     if (b == NULL)
         return command_fail("bench", "out of memory");
     int rc = read_options(b, argc, argv);
     if (rc == EXIT_OK && b->model == NULL)
         rc = find_model(b, argv[0]);
-    if (rc == EXIT_OK)
-        rc = run(b, argv[0]);
-    if (rc == EXIT_OK)
-        report(b);
-    if (rc == EXIT_OK && b->n_failed > 0)
+    for (long long i = 0; rc == EXIT_OK && i < b->n_runs; i++)
+        rc = one_run(b, argv[0], &runs);
+    if (rc == EXIT_OK && b->n_runs > 1)
+        bench_report_runs(b, &runs);
+    if (rc == EXIT_OK && runs.failed > 0)
         rc = EXIT_FAILED;
+    bench_runs_free(&runs);
+    free(b->model);
+    free(b);
+    return rc;
+}
+
+/* A run of its own with b's options. */
+static int
+one_run(const struct bench *options, const char *name,
+        struct bench_runs *runs)
+{
+    struct bench *b = malloc(sizeof *b);
+    if (b == NULL)
+        return command_fail(name, "out of memory");
+    *b = *options;
+    int rc = run(b, name);
+    if (rc == EXIT_OK && bench_report(b, runs) != 0)
+        rc = command_fail(name, "out of memory");
     for (long long i = 0; b->streams && i < b->n_streams; i++) {
         stream_close(&b->streams[i]);
         http_reply_free(&b->streams[i].reply);
@@ -129,7 +101,6 @@ bench_serve(int argc, char **argv)
     samples_free(&b->total);
     samples_free(&b->late);
     free(b->streams);
-    free(b->model);
     free(b);
     return rc;
 }
@@ -140,22 +111,24 @@ read_options(struct bench *b, int argc, char **argv)
     const char *url = "http://127.0.0.1:8080", *streams = NULL, *tokens = NULL;
     const char *requests = NULL, *words = NULL, *rate = NULL, *ramp = NULL;
     const char *slack = NULL, *pid = NULL, *model = NULL, *ids = NULL;
-    const char *vocab = NULL;
+    const char *vocab = NULL, *runs = NULL;
     bool no_stream = false;
     const struct option_row rows[] = {
         {"url", &url}, {"key", &b->key}, {"model", &model},
         {"streams", &streams}, {"requests", &requests}, {"tokens", &tokens},
         {"prompt-words", &words}, {"prompt-ids", &ids},
         {"vocab", &vocab}, {"rate", &rate}, {"ramp", &ramp},
-        {"slack", &slack}, {"pid", &pid},
+        {"slack", &slack}, {"pid", &pid}, {"runs", &runs},
         {"no-stream", NULL, &no_stream}, {"json", NULL, &b->json},
         {NULL}};
+    b->n_runs = 1;
     b->n_streams = 16;
     b->n_tokens = 256;
     b->prompt_words = 30;
     b->slack_ms = 500;
     b->vocab = VOCAB_DEFAULT;
     if (command_options(argc, argv, rows) != EXIT_OK ||
+        command_number("runs", runs, 1, 1000, &b->n_runs) ||
         command_number("streams", streams, 1, 100000, &b->n_streams) ||
         command_number("tokens", tokens, 1, 1 << 20, &b->n_tokens) ||
         command_number("prompt-words", words, 1, 100000, &b->prompt_words) ||
@@ -212,33 +185,6 @@ parse_url(struct url *u, const char *text)
     return 0;
 }
 
-/* Key of the i-th request: they take turns. */
-static struct str
-key_of(const struct bench *b, long long i)
-{
-    if (b->n_keys == 0)
-        return (struct str){0};
-    const char *p = b->key;
-    for (size_t skip = (size_t)i % b->n_keys; skip > 0; skip--)
-        p = strchr(p, ',') + 1;
-    return (struct str){p, strcspn(p, ",")};
-}
-
-static int
-put_head(struct bench *b, struct buf *out, const char *method,
-         const char *path, struct str key, size_t n_body)
-{
-    int rc = buf_printf(out, "%s %s%s HTTP/1.1\r\nHost: %s:%s\r\n", method,
-                        b->url.prefix, path, b->url.host, b->url.port);
-    if (rc == 0 && key.n > 0)
-        rc = buf_printf(out, "Authorization: Bearer %.*s\r\n", (int)key.n,
-                        key.p);
-    if (rc == 0 && n_body > 0)
-        rc = buf_printf(out, "Content-Type: application/json\r\n"
-                        "Content-Length: %zu\r\n", n_body);
-    return rc ? rc : buf_puts(out, "\r\n");
-}
-
 /* Takes the first name of /v1/models. Plain and blocking. */
 static int
 find_model(struct bench *b, const char *name)
@@ -256,7 +202,7 @@ find_model(struct bench *b, const char *name)
                      b->url.port, strerror(errno));
         goto out;
     }
-    put_head(b, &out, "GET", "/v1/models", key_of(b, 0), 0);
+    bench_put_head(b, &out, "GET", "/v1/models", bench_key(b, 0), 0);
     if (send(fd, out.data, out.len, MSG_NOSIGNAL) != (ssize_t)out.len)
         goto out;
     while (reply.state != HTTP_DONE) {
@@ -312,6 +258,7 @@ run(struct bench *b, const char *name)
     b->t_begin = clock_ns();
     loop_on_tick(b->loop, TICK_MS, tick, b);
     loop_run(b->loop);
+    b->seconds = (double)(clock_ns() - b->t_begin) * 1e-9;
     if (b->pid && process_use((int)b->pid, &b->after) != 0)
         return command_fail(name, "process %lld has ended", b->pid);
     return EXIT_OK;
@@ -347,7 +294,7 @@ next_request(struct stream *s)
     s->max_gap = 0;
     http_reply_reset(&s->reply, on_event, s);
     s->reused = s->open;
-    if (put_request(s) != 0)
+    if (bench_put_request(s) != 0)
         stream_fail(s, "out of memory");
     else if (!s->open && stream_open(s) != 0)
         stream_fail(s, strerror(errno));
@@ -557,150 +504,4 @@ stream_fail(struct stream *s, const char *what)
     s->out.len = 0;
     stream_close(s);
     next_request(s);
-}
-
-static uint64_t
-next_random(uint64_t *x)
-{
-    *x ^= *x << 13;
-    *x ^= *x >> 7;
-    return *x ^= *x << 17;
-}
-
-/* A word of two or three syllables at random: a few words in turn would send
- * their tokens to a few experts. */
-static int
-put_word(struct buf *out, uint64_t *x)
-{
-    static const char first[] = "bdfghklmnprstvwz", vowel[] = "aeiou";
-    int rc = buf_putc(out, ' ');
-    for (uint64_t i = 2 + (*x >> 63); i > 0 && rc == 0; i--) {
-        next_random(x);
-        rc = buf_putc(out, first[*x >> 60]);
-        rc = rc ? rc : buf_putc(out, vowel[(*x >> 32) % 5]);
-    }
-    return rc;
-}
-
-/* A message of words for chat completions, or ids for completions. */
-static int
-put_prompt(struct bench *b, struct buf *out)
-{
-    uint64_t x = b->t_begin + (uint64_t)b->n_sent * 0x9e3779b97f4a7c15ull;
-    if (b->prompt_ids == 0) {
-        int rc = buf_printf(out, ",\"messages\":[{\"role\":\"user\","
-                            "\"content\":\"%lld", b->n_sent);
-        for (long long i = 0; i < b->prompt_words && rc == 0; i++)
-            rc = put_word(out, &x);
-        return rc ? rc : buf_puts(out, "\"}]");
-    }
-    int rc = buf_puts(out, ",\"prompt\":");
-    for (long long i = 0; i < b->prompt_ids && rc == 0; i++)
-        rc = buf_printf(out, "%c%d", i ? ',' : '[',
-                        (int)((next_random(&x) >> 32) % (uint64_t)b->vocab));
-    return rc ? rc : buf_putc(out, ']');
-}
-
-/* A body with its own words, so that no prompt is another's prefix, and none of
- * an earlier run's is in the cache. */
-static int
-put_request(struct stream *s)
-{
-    struct bench *b = s->b;
-    struct buf body = {0};
-    int rc = buf_printf(&body, "{\"model\":");
-    if (rc == 0)
-        rc = json_put_string(&body, b->model, strlen(b->model));
-    if (rc == 0)
-        rc = put_prompt(b, &body);
-    if (rc == 0)
-        rc = buf_printf(&body, ",\"max_tokens\":%lld,\"ignore_eos\":true,"
-                        "\"seed\":%lld", b->n_tokens, 1000000 + b->n_sent);
-    if (rc == 0 && b->stream)
-        rc = buf_puts(&body, ",\"stream\":true,\"stream_options\":"
-                      "{\"include_usage\":true}");
-    if (rc == 0)
-        rc = buf_putc(&body, '}');
-    s->out.len = 0;
-    if (rc == 0)
-        rc = put_head(b, &s->out, "POST", b->prompt_ids
-                      ? "/v1/completions" : "/v1/chat/completions",
-                      key_of(b, b->n_sent), body.len);
-    if (rc == 0)
-        rc = buf_append(&s->out, body.data, body.len);
-    buf_free(&body);
-    return rc;
-}
-
-static void
-put_row(const struct bench *b, const char *name, const char *unit,
-        struct samples *s)
-{
-    if (s->n == 0 && !b->json)
-        return;
-    double p[5] = {samples_percentile(s, 0), samples_percentile(s, 50),
-                   samples_percentile(s, 90), samples_percentile(s, 99),
-                   samples_percentile(s, 100)};
-    if (b->json)
-        printf(", \"%s_%s\": {\"min\": %.3f, \"p50\": %.3f, \"p90\": %.3f, "
-               "\"p99\": %.3f, \"max\": %.3f}", name, unit, p[0], p[1], p[2],
-               p[3], p[4]);
-    else
-        printf("%-22s min %.1f  p50 %.1f  p90 %.1f  p99 %.1f  max %.1f %s\n",
-               name, p[0], p[1], p[2], p[3], p[4], unit);
-}
-
-static void
-report(struct bench *b)
-{
-    long long ok = b->n_done - b->n_failed;
-    double all_s = (double)(clock_ns() - b->t_begin) * 1e-9;
-    double s = b->t_last > b->t_first
-        ? (double)(b->t_last - b->t_first) * 1e-9 : all_s;
-    double cpu_us = (double)(b->after.cpu_ns - b->before.cpu_ns) * 1e-3;
-    double a_token = b->tokens ? cpu_us / (double)b->tokens : 0;
-    double full_s = (double)(b->full_to - b->full_from) * 1e-9;
-    double full = full_s > 0 ? b->full_tokens / full_s : 0;
-    double prompt = ok > 0 ? (double)b->prompt_tokens / (double)ok : 0;
-    if (b->json)
-        printf("{\"requests\": %lld, \"failed\": %lld, \"behind\": %lld, "
-               "\"seconds\": %.3f, \"requests_s\": %.2f, \"tokens\": %llu, "
-               "\"events\": %llu, \"tokens_s\": %.1f, "
-               "\"full_tokens_s\": %.1f, \"prompt_tokens\": %.1f", ok,
-               b->n_failed, b->n_behind, all_s, (double)ok / all_s,
-               (unsigned long long)b->tokens,
-               (unsigned long long)b->n_events, (double)b->tokens / s, full,
-               prompt);
-    else
-        printf("%-22s %lld on %lld streams in %.1f s, %.1f a second\n"
-               "%-22s %lld\n%-22s %llu in %llu events, %.0f a second\n"
-               "%-22s %.0f tokens a second\n%-22s %.1f tokens\n",
-               "requests", ok, b->n_streams, all_s, (double)ok / all_s,
-               "failed", b->n_failed, "tokens",
-               (unsigned long long)b->tokens,
-               (unsigned long long)b->n_events, (double)b->tokens / s,
-               "while all generate", full, "mean prompt", prompt);
-    put_row(b, b->json ? "ttft" : "first token", "ms", &b->ttft);
-    put_row(b, b->json ? "gap" : "between tokens", "ms", &b->gap);
-    put_row(b, b->json ? "reply" : "whole reply", "ms", &b->total);
-    if (b->rate > 0) {
-        put_row(b, b->json ? "late" : "late at the end", "ms", &b->late);
-        if (!b->json)
-            printf("%-22s %lld of %lld by more than %lld ms at %g tokens/s\n",
-                   "streams behind", b->n_behind, ok, b->slack_ms, b->rate);
-    }
-    if (b->pid && b->json)
-        printf(", \"daemon_cpu_us_token\": %.3f, \"daemon_rss\": %llu, "
-               "\"daemon_peak\": %llu", a_token,
-               (unsigned long long)b->after.rss,
-               (unsigned long long)b->after.peak);
-    else if (b->pid)
-        printf("%-22s %.2f us of CPU a token, %.1f MB, peak %.1f MB\n",
-               "daemon", a_token, (double)b->after.rss * 1e-6,
-               (double)b->after.peak * 1e-6);
-    if (b->json)
-        printf("}\n");
-    if (b->n_failed > 0)
-        fprintf(stderr, "siroccoctl bench: the first failure: %s\n",
-                b->error);
 }

@@ -4,6 +4,7 @@ its table are in the README; this one is small enough for every run."""
 import json
 import subprocess
 
+import pytest
 import serving
 
 MEASURE = serving.TOP / "contrib/measure"
@@ -38,6 +39,22 @@ def test_whole_replies_at_full_speed():
                   "--tokens", "40", "--no-stream")
     assert (got["requests"], got["failed"]) == (200, 0)
     assert got["tokens"] == 200 * 40
+
+
+def test_several_runs_are_summed_up():
+    *runs, total = measure("--streams", "4", "--rate", "0", "--tokens", "30",
+                           "--runs", "3")
+    assert len(runs) == 3
+    assert (total["runs"], total["streams"]) == (3, 4)
+    assert (total["requests"], total["failed"]) == (12, 0)
+    for name in "tokens_s", "full_tokens_s":
+        rates = sorted(run[name] for run in runs)
+        got = total[name]
+        assert [got["lowest"], got["median"], got["highest"]] \
+            == pytest.approx(rates, abs=0.1)
+        assert got["spread"] == pytest.approx(
+            (rates[2] - rates[0]) / rates[1], abs=1e-3)
+    assert total["ttft_ms"]["lowest"] > 0 and "gap_ms" in total
 
 
 def test_prompts_of_ids():
