@@ -20,6 +20,7 @@
 #define FORBID_MAX 64      /* ids forbidden by a bias; more take a mask */
 #define BIAS_ROW (BACKEND_BIAS_MAX + FORBID_MAX)
 #define BLAS_WORKSPACE (32u << 20)
+#define TOWER_EPS 1e-5f    /* of norms; the projector has the text model's */
 #define IMAGES 64          /* most images encoded at a time */
 #define IMAGES_LARGE 4     /* of the largest size that there is room for */
 #define MLP_PATCHES 4096   /* patches whose hidden units are there at once */
@@ -69,6 +70,10 @@ struct cuda_tower {
     uint32_t rows;
     struct cuda_image image[IMAGES];
     struct cuda_encoding making;
+    /* Called behind every launch with its name, by the self-test; another
+     * result than 0 ends the encoding. */
+    int (*watch)(void *arg, const char *launch);
+    void *watch_arg;
     cudaStream_t copy;         /* pixels come while steps run */
     cudaEvent_t copied, cut;   /* pixels are there; are done with */
 };

@@ -27,13 +27,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NORM_EPS 1e-5f   /* of the tower; the projector has the text model's */
 #define BLAS_FROM 33     /* rows from which products go to the library */
 
 /* Evaluates a launch; on failure names it and leaves the function. */
 #define RUN(name, call)                                                   \
     do {                                                                  \
         int status_ = (call);                                             \
+        if (status_ == 0 && c->tower.watch != NULL)                       \
+            status_ = c->tower.watch(c->tower.watch_arg, name);           \
         if (status_ != 0) {                                               \
             snprintf(c->trouble, sizeof c->trouble, "image: %s", name);   \
             return status_;                                               \
@@ -264,11 +265,11 @@ embed_patches(struct cuda *c, const float *pixels)
     RUN("copy", (int)cudaEventRecord(v->copied, v->copy));
     RUN("copy", (int)cudaStreamWaitEvent(c->stream, v->copied, 0));
     RUN("patches", cuda_patches(&p, c->stream));
-    RUN("patches", (int)cudaEventRecord(v->cut, c->stream));
+    RUN("copy", (int)cudaEventRecord(v->cut, c->stream));
     RUN("conv", multiply(c, &v->conv, v->wide, v->conv.cols, t->n, v->x,
                          v->p.dim, GEMM_F32));
-    RUN("norm", cuda_norm_kept(v->x, v->ln_pre, NORM_EPS, t->n, v->p.dim,
-                               c->stream));
+    RUN("first norm", cuda_norm_kept(v->x, v->ln_pre, TOWER_EPS, t->n,
+                                     v->p.dim, c->stream));
     return 0;
 }
 
@@ -287,8 +288,8 @@ attention_part(struct cuda *c, const struct cuda_tower_layer *l)
         .qkv = v->wide, .out = v->h, .n = t->n, .heads = v->p.n_heads,
         .scale = 1 / sqrtf(VISION_HEAD),
     };
-    RUN("norm", cuda_norm(v->x, NULL, l->attention_norm, NORM_EPS, v->h, t->n,
-                          dim, c->stream));
+    RUN("attention norm", cuda_norm(v->x, NULL, l->attention_norm, TOWER_EPS,
+                                    v->h, t->n, dim, c->stream));
     RUN("qkv", multiply(c, &l->qkv, v->h, dim, t->n, v->wide, 3 * dim,
                         GEMM_BF16));
     RUN("rope", cuda_rope_2d(&rope, c->stream));
@@ -304,8 +305,8 @@ mlp_part(struct cuda *c, const struct cuda_tower_layer *l)
     const struct cuda_encoding *t = &v->making;
     const int dim = v->p.dim, hidden = v->p.hidden;
 
-    RUN("norm", cuda_norm(v->x, NULL, l->ffn_norm, NORM_EPS, v->h, t->n, dim,
-                          c->stream));
+    RUN("MLP norm", cuda_norm(v->x, NULL, l->ffn_norm, TOWER_EPS, v->h, t->n,
+                              dim, c->stream));
     for (int at = 0; at < t->n; at += MLP_PATCHES) {
         int n = t->n - at < MLP_PATCHES ? t->n - at : MLP_PATCHES;
         const char *h = (const char *)v->h + (size_t)at * (size_t)dim * 2;

@@ -2,7 +2,7 @@
 #ifndef CUDA_SELFTEST_H
 #define CUDA_SELFTEST_H
 
-#include "cuda/cuda_state.h"
+#include "cuda/selftest_rows.h"
 
 /* A step: n_seq sequences of n_tok query tokens behind n_past cached ones. */
 struct selftest_shape {
