@@ -1,10 +1,13 @@
 /*
  * Writes a checkpoint of the native layout with random weights: names, forms,
  * shards and index as the release has them. The parameters are those of
- * DIR/params.json, or the release's own, which are then written there: 56,313
- * tensors in 13 files of 66 GiB.
+ * DIR/params.json, or the release's own, which are then written there: NVFP4,
+ * 56,313 tensors in 13 files of 66 GiB, or with -8 FP8, 42,741 tensors of 113.
  *
- * Usage: make_release [-n] DIR [THREADS]      -n: only counts
+ * Usage: make_release [-n] [-8] DIR [THREADS [MORE]]      -n: only counts
+ *
+ * Files that DIR has no room for go to the folder MORE, on another disk, and
+ * DIR gets links to them.
  *
  * The values are those of a dummy load with seed 1, so a model opened with
  * --dummy has the same weights without the files.
@@ -51,9 +54,13 @@ static const char release_params[] =
     "\"spatial_merge_size\": 2, \"mm_projector_id\": \"patch_merge\", "
     "\"add_pre_mm_projector_layer_norm\": true, \"adapter_bias\": false, "
     "\"image_token_id\": 10, \"image_break_token_id\": 12, "
-    "\"image_end_token_id\": 13}, \"quantization_config\": {"
-    "\"quant_method\": \"compressed-tensors\", "
+    "\"image_end_token_id\": 13}, ";
+static const char nvfp4_params[] =
+    "\"quantization_config\": {\"quant_method\": \"compressed-tensors\", "
     "\"format\": \"nvfp4-pack-quantized\"}}\n";
+static const char fp8_params[] =
+    "\"quantization\": {\"qformat_weight\": \"fp8_e4m3\", "
+    "\"qscheme_act\": \"TENSOR\"}}\n";
 
 /* A tensor of the files: one of the model, or a scale. */
 struct entry {
@@ -71,6 +78,7 @@ static size_t n_entry, cap_entry;
 static struct model *model;
 static char *map[SHARDS];
 static uint64_t map_size[SHARDS], start[SHARDS];
+static double room[2], placed[2]; /* bytes in DIR and MORE */
 static atomic_size_t next;
 
 static struct entry *
@@ -232,12 +240,44 @@ shard_name(int i, char *out, size_t n)
     snprintf(out, n, "consolidated-%05d-of-%05d.safetensors", i + 1, SHARDS);
 }
 
+/* Room of the file system, less 1 % for its own tables. */
+static double
+room_of(const char *dir)
+{
+    struct statvfs fs;
+    must(statvfs(dir, &fs) == 0, dir);
+    return (double)fs.f_bavail * (double)fs.f_frsize * .99;
+}
+
+/* A new file of shard i: in dir while there is room, else in `more`, with a
+ * link to it. */
+static int
+open_shard(const char *dir, const char *more, int i)
+{
+    char name[80], path[4200], link[4200];
+    const double size = (double)map_size[i];
+    shard_name(i, name, sizeof name);
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    unlink(path);
+    if (placed[0] + size > room[0]) {
+        snprintf(link, sizeof link, "%s", path);
+        snprintf(path, sizeof path, "%s/%s", more, name);
+        unlink(path);
+        must(symlink(path, link) == 0, link);
+        placed[1] += size;
+    } else {
+        placed[0] += size;
+    }
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    must(fd >= 0 && ftruncate(fd, (off_t)map_size[i]) == 0, path);
+    return fd;
+}
+
 /* The header of shard i, padded to 8 bytes; maps the file. */
 static void
-begin_shard(const char *dir, int i)
+begin_shard(const char *dir, const char *more, int i)
 {
     struct buf b = {0};
-    char name[80], path[4200];
     buf_puts(&b, "{\"__metadata__\": {\"format\": \"pt\"}");
     for (size_t k = 0; k < n_entry; k++) {
         const struct entry *x = &entry[k];
@@ -253,13 +293,10 @@ begin_shard(const char *dir, int i)
     uint64_t n = b.len;
     start[i] = 8 + n;
     map_size[i] += start[i];
-    shard_name(i, name, sizeof name);
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
-    must(fd >= 0 && ftruncate(fd, (off_t)map_size[i]) == 0, path);
+    int fd = open_shard(dir, more, i);
     map[i] = mmap(NULL, map_size[i], PROT_READ | PROT_WRITE, MAP_SHARED, fd,
                   0);
-    must(map[i] != MAP_FAILED, path);
+    must(map[i] != MAP_FAILED, "mapping a file");
     close(fd);
     for (int k = 0; k < 8; k++)
         map[i][k] = (char)(n >> 8 * k);
@@ -316,36 +353,66 @@ fill(int threads)
 }
 
 static void
-write_params(const char *dir)
+write_params(const char *dir, bool fp8)
 {
     char path[4200];
     snprintf(path, sizeof path, "%s/params.json", dir);
     if (access(path, F_OK) == 0)
         return;
     FILE *f = fopen(path, "w");
-    must(f != NULL && fputs(release_params, f) >= 0 && fclose(f) == 0, path);
+    must(f != NULL && fputs(release_params, f) >= 0
+         && fputs(fp8 ? fp8_params : nvfp4_params, f) >= 0 && fclose(f) == 0,
+         path);
+}
+
+static int
+refuse(const char *what)
+{
+    fprintf(stderr, "make_release: %s\n", what);
+    return 1;
+}
+
+/* Writes all files, whose sizes are known. */
+static int
+write_files(const char *dir, int threads, const char *more, uint64_t total)
+{
+    double need = (double)total;
+    room[0] = room_of(dir);
+    room[1] = more ? room_of(more) : 0;
+    /* A file that no longer fits leaves its size free at most. */
+    if (more == NULL ? room[0] < need
+                     : room[0] + room[1] < need * (1 + 1. / (SHARDS - 1)))
+        return refuse("there is no room for the files");
+    for (int i = 0; i < SHARDS; i++)
+        begin_shard(dir, more, i);
+    fill(threads);
+    write_index(dir, total);
+    for (int i = 0; i < SHARDS; i++)
+        munmap(map[i], map_size[i]);
+    return 0;
 }
 
 int
 main(int argc, char **argv)
 {
     const struct model_options mo = {.dummy = true, .seed = 1};
-    struct statvfs room;
     struct err e = {0};
     bool count = argc > 1 && strcmp(argv[1], "-n") == 0;
     argc -= count;
     argv += count;
+    bool fp8 = argc > 1 && strcmp(argv[1], "-8") == 0;
+    argc -= fp8;
+    argv += fp8;
     int threads = argc > 2 ? atoi(argv[2])
                            : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    if (argc < 2 || argc > 3 || threads < 1 || threads > 64) {
-        fprintf(stderr, "usage: make_release [-n] DIR [THREADS]\n");
+    if (argc < 2 || argc > 4 || threads < 1 || threads > 64) {
+        fprintf(stderr, "usage: make_release [-n] [-8] DIR [THREADS "
+                "[MORE]]\n");
         return 2;
     }
-    write_params(argv[1]);
-    if (model_open(argv[1], &mo, &model, &e) != 0) {
-        fprintf(stderr, "make_release: %s\n", e.text);
-        return 1;
-    }
+    write_params(argv[1], fp8);
+    if (model_open(argv[1], &mo, &model, &e) != 0)
+        return refuse(e.text);
     uint64_t begin = clock_ns();
     add_text();
     add_vision();
@@ -354,20 +421,11 @@ main(int argc, char **argv)
         printf("%zu tensors, %" PRIu64 " bytes\n", n_entry, total);
         return 0;
     }
-    must(statvfs(argv[1], &room) == 0, argv[1]);
-    if ((double)room.f_bavail * (double)room.f_frsize < (double)total * 1.01) {
-        fprintf(stderr, "make_release: %s has no room for %.1f GB\n", argv[1],
-                (double)total * 1e-9);
+    if (write_files(argv[1], threads, argc > 3 ? argv[3] : NULL, total) != 0)
         return 1;
-    }
-    for (int i = 0; i < SHARDS; i++)
-        begin_shard(argv[1], i);
-    fill(threads);
-    write_index(argv[1], total);
-    for (int i = 0; i < SHARDS; i++)
-        munmap(map[i], map_size[i]);
-    printf("%zu tensors, %" PRIu64 " bytes in %.1f s\n", n_entry, total,
-           (double)(clock_ns() - begin) * 1e-9);
+    printf("%zu tensors, %" PRIu64 " bytes in %.1f s, %.1f GB of them "
+           "elsewhere\n", n_entry, total, (double)(clock_ns() - begin) * 1e-9,
+           placed[1] * 1e-9);
     free(entry);
     model_close(model);
     return 0;

@@ -54,6 +54,24 @@ def test_the_release_has_its_size(tmp_path):
     assert out == "56313 tensors, 70801959560 bytes\n"
 
 
+def test_the_release_in_fp8_has_its_size(tmp_path):
+    """120.9 GB, see the model's page."""
+    out = subprocess.run([MAKE, "-n", "-8", tmp_path], check=True,
+                         capture_output=True, text=True).stdout
+    assert out == "42741 tensors, 120922845440 bytes\n"
+
+
+def test_a_second_folder_is_for_what_does_not_fit(tmp_path):
+    where, more = tmp_path / "m", tmp_path / "more"
+    for d in where, more:
+        d.mkdir()
+    (where / "params.json").write_text(json.dumps(PARAMS | FORMS["fp8"]))
+    subprocess.run([MAKE, where, "2", more], check=True,
+                   stdout=subprocess.DEVNULL)
+    assert len(list(where.glob("*.safetensors"))) == 13
+    assert not list(more.iterdir())
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_files_hold_what_a_dummy_load_makes(form, tmp_path):
     where = make(tmp_path / "m", form)
