@@ -285,6 +285,10 @@ int step_submit(struct cuda *c, const struct batch *b, struct err *e);
 int step_collect(struct cuda *c, struct step_result *out, struct err *e);
 int step_capture(struct cuda *c, struct err *e);
 
+/* warm_up.c: steps that mean nothing, so that the first request finds all
+ * kernels loaded. */
+int warm_up(struct cuda *c, struct err *e);
+
 /* selftest.c: every kernel family against plain code, in under 2 seconds. */
 int selftest_run(struct cuda *c, struct err *e);
 
