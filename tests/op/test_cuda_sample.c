@@ -2,6 +2,7 @@
  * Sampling on the GPU against the CPU back end's, on random logits: the ids
  * drawn, their log-probabilities, ranks and alternatives, for greedy, plain,
  * top_k, top_p, min_p, penalties, bias and masks, on peaked and flat rows.
+ * With -s a few rows only, for compute-sanitizer.
  * Exits 77 where there is no GPU.
  */
 #include "config.h"
@@ -19,6 +20,7 @@
 
 #define VOCAB 131072
 #define ROWS 128
+#define ROWS_BRIEF 4
 
 struct device {
     float *logits, *copy, *bias, *top_logprob;
@@ -30,6 +32,7 @@ struct device {
 };
 
 static uint64_t rng = 99;
+static int n_row = ROWS; /* used */
 
 static double
 uniform(void)
@@ -95,7 +98,7 @@ static const struct settings tried[] = {
     {"mask, greedy", 3, {.top_p = 1}, true, false},
 };
 
-/* Draws ROWS times on both and counts what differs. */
+/* Draws n_row times on both and counts what differs. */
 static int
 try_settings(const struct settings *s, struct device *d,
              struct sample_scratch *w, const int32_t *history, int n_history)
@@ -117,11 +120,11 @@ try_settings(const struct settings *s, struct device *d,
         p.bias = bias;
         p.n_bias = N_BIAS;
     }
-    for (size_t i = 0; i < (size_t)ROWS * VOCAB; i++)
+    for (size_t i = 0; i < (size_t)n_row * VOCAB; i++)
         logits[i] = (float)(normal() * s->spread);
     for (size_t i = 0; i < words; i++)
         mask[i] = (uint32_t)(uniform() * 4294967296.0);
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < n_row; i++) {
         row[i] = (struct sample_row){
             .temperature = p.temperature, .top_p = p.top_p, .min_p = p.min_p,
             .presence = p.presence_penalty, .frequency = p.frequency_penalty,
@@ -134,18 +137,18 @@ try_settings(const struct settings *s, struct device *d,
         /* One slot serves all rows, so counts must not move. */
         row[i].slot = i;
     }
-    to_device(d->logits, logits, (size_t)ROWS * VOCAB * 4);
+    to_device(d->logits, logits, (size_t)n_row * VOCAB * 4);
     to_device(d->mask, mask, words * 4);
     to_device(d->row, row, ROWS * sizeof *row);
     to_device(d->bias_id, bias_id, sizeof bias_id);
     to_device(d->bias, bias, sizeof bias);
     to_device(d->ids, history, (size_t)n_history * 4);
     int r = 0;
-    for (int i = 0; r == 0 && s->penal && i < ROWS; i++)
+    for (int i = 0; r == 0 && s->penal && i < n_row; i++)
         r = cuda_count_ids(d->count, VOCAB, i, d->ids, n_history,
                            n_history / 2, true, 0);
     struct sample a = {
-        .row = d->row, .n = ROWS, .vocab = VOCAB, .logits = d->logits,
+        .row = d->row, .n = n_row, .vocab = VOCAB, .logits = d->logits,
         .copy = d->copy, .mask = d->mask, .bias_id = d->bias_id,
         .bias = d->bias, .count = d->count, .last = d->last, .out = d->out,
         .top_id = d->top_id, .top_logprob = d->top_logprob,
@@ -163,7 +166,7 @@ try_settings(const struct settings *s, struct device *d,
                cudaMemcpyDeviceToHost);
     cudaMemcpy(top_lp, d->top_logprob, (size_t)ROWS * BACKEND_TOP_MAX * 4,
                cudaMemcpyDeviceToHost);
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < n_row; i++) {
         struct logprob top[TOP];
         struct sample_state st = {
             .sampling = &p, .history = history,
@@ -200,14 +203,16 @@ try_settings(const struct settings *s, struct device *d,
      * neighbour: expected for less than one draw in a hundred. */
     bool ok = wrong == 0 && other <= ROWS / 50;
     printf("%s %s: %d of %d ids differ, %d wrong log-probabilities\n",
-           ok ? "ok  " : "FAIL", s->what, other, ROWS, wrong);
+           ok ? "ok  " : "FAIL", s->what, other, n_row, wrong);
     return !ok;
 }
 
 int
-main(void)
+main(int argc, char **argv)
 {
     int n = 0, bad = 0;
+    if (argc > 1 && strcmp(argv[1], "-s") == 0)
+        n_row = ROWS_BRIEF;
     if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) {
         printf("no GPU\n");
         return 77;

@@ -10,7 +10,8 @@
  * are forbidden alike by a few biases and by a mask.
  *
  * With -b [LAYERS [SEQUENCES TOKENS CACHED]], the device time of steps of the
- * release's shape, medians of 9.
+ * release's shape, medians of 9. With -s [MODEL...] few steps of two layers of
+ * the models named, or of all, for compute-sanitizer (tests/op/sanitize).
  * Exits 77 where there is no GPU.
  */
 #include "config.h"
@@ -73,6 +74,13 @@ static const struct selftest_shape far[] = {
 static const struct selftest_shape deep[] = {
     {1, 1, 99, 0, 0}, {1, 1, 99, 1, 0}, {1, 1, 130, 2, 0}, {2, 1, 77, 2, 0},
     {1, 40, 30, 2, 0},
+};
+
+/* A few that meet every kernel, together with those of the self-test. */
+static const struct selftest_shape some[] = {
+    {1, 1, 99, 0, 0}, {1, 1, 1000, 1, 0}, {3, 5, 95, 0, 0}, {8, 1, 100, 1, 0},
+    {33, 1, 60, 0, 0}, {65, 1, 40, 1, 0}, {128, 1, 40, 0, 0},
+    {1, 201, 0, 0, 0},
 };
 
 static int
@@ -496,6 +504,39 @@ time_form(const char *dir, const struct form *f, int layers,
     return e.text[0] != '\0';
 }
 
+static int
+check_all(const char *dir)
+{
+    int bad = 0;
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++)
+        bad += check_form(dir, &forms[i], 1, CONTEXT, shapes,
+                          sizeof shapes / sizeof shapes[0]);
+    bad += check_form(dir, &forms[0], 1, FAR, far, sizeof far / sizeof far[0]);
+    for (size_t i = 0; i < 4; i += 3)
+        bad += check_form(dir, &forms[i], 3, CONTEXT, deep,
+                          sizeof deep / sizeof deep[0]);
+    return bad + check_flight(dir, &forms[3]) + check_alone(dir, &forms[0]);
+}
+
+/* name: of the models, NULL = all. */
+static int
+check_briefly(const char *dir, char **name)
+{
+    int bad = 0;
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        char **at = name;
+        while (*at != NULL && strcmp(*at, forms[i].what) != 0)
+            at++;
+        if (*name != NULL && *at == NULL)
+            continue;
+        bad += check_form(dir, &forms[i], 2, CONTEXT, some,
+                          sizeof some / sizeof some[0]);
+        if (i == 0)
+            bad += check_alone(dir, &forms[i]);
+    }
+    return bad;
+}
+
 /* AC-35, AC-37, AC-38 */
 int
 main(int argc, char **argv)
@@ -503,6 +544,7 @@ main(int argc, char **argv)
     char dir[] = "/tmp/sirocco-op-XXXXXX", path[64];
     int n = 0, bad = 0;
     bool timing = argc > 1 && strcmp(argv[1], "-b") == 0;
+    bool brief = argc > 1 && strcmp(argv[1], "-s") == 0;
     if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) {
         printf("no GPU\n");
         return 77;
@@ -519,17 +561,10 @@ main(int argc, char **argv)
         bad = time_form(dir, &f, argc > 2 ? atoi(argv[2]) : 4,
                         only.n_seq ? &only : NULL);
     }
-    for (size_t i = 0; !timing && i < sizeof forms / sizeof forms[0]; i++)
-        bad += check_form(dir, &forms[i], 1, CONTEXT, shapes,
-                          sizeof shapes / sizeof shapes[0]);
-    if (!timing)
-        bad += check_form(dir, &forms[0], 1, FAR, far,
-                          sizeof far / sizeof far[0]);
-    for (size_t i = 0; !timing && i < 4; i += 3)
-        bad += check_form(dir, &forms[i], 3, CONTEXT, deep,
-                          sizeof deep / sizeof deep[0]);
-    if (!timing)
-        bad += check_flight(dir, &forms[3]) + check_alone(dir, &forms[0]);
+    if (brief)
+        bad = check_briefly(dir, argv + 2);
+    else if (!timing)
+        bad = check_all(dir);
     snprintf(path, sizeof path, "%s/params.json", dir);
     unlink(path);
     rmdir(dir);
