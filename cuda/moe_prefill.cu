@@ -5,69 +5,39 @@
  * DESIGN. A unit of NVFP4 is, unchanged, the register A operand of wgmma
  * m64nNk16: a warp owns row tiles. A block has two consumer warpgroups, and one
  * producer thread that brings units by bulk copies and tokens by tensor maps
- * with 128-byte swizzle. A warpgroup dequantises into one set of fragments while
- * wgmma reads the other.
- *   wide tiles    64 rows a warpgroup x N tokens of one expert; the sets belong
- *                 to successive k steps.
- *   narrow tiles  128 rows as two products of 64, a set each: with few tokens an
- *                 expert wgmma is done before the next fragments are, and the
- *                 chain of one product would set the time.
- * N is of the widths of moe_tiles.h. Tiles are walked by persistent blocks,
- * widest first; the ring of tokens drains when N changes.
+ * with 128-byte swizzle. A tile is 64 rows a warpgroup x N tokens of one
+ * expert; a warpgroup dequantises into one set of fragments while wgmma reads
+ * the other. N is of the wide set of moe_tiles.h; items of the narrow set go to
+ * moe_narrow.cu. Tiles are walked by persistent blocks, widest first; the ring
+ * of tokens drains when N changes.
  * The K order of the units must be met by the tokens in shared memory: inside
  * each 64 columns, slot 16 s + j holds column 16 (j % 8 / 2) + 4 s + 2 (j / 8)
  * + j % 2. The gather writes it for x, the gate+up epilogue for h.
  * Bound by wgmma (about 690 TFLOP/s sustained on H200) from 256 rows an
  * expert on.
  */
-#include "cuda/hopper.cuh"
+#include "cuda/moe_prefill.cuh"
 
 #include <stdlib.h>
 
-#include "cuda/moe_tiles.h"
-#include "cuda/wgmma.cuh"
-
 #define BARS 16               /* barriers of the token ring, in rotation */
-/* R: products of 64 rows in a warpgroup's tile. */
 #define W_STAGES 2
-#define W_STAGE(R) (8 * (R) * UNIT) /* its rows, both groups, x 512 columns */
-#define TOKEN_RING(R) (147456 / (R))
-#define SM_PREFILL(R) (TOKEN_RING(R) + W_STAGES * W_STAGE(R) + 1024)
-
-struct moe_maps {
-    CUtensorMap up[2 * MOE_TILE_VARIANTS], down[2 * MOE_TILE_VARIANTS];
-};
+#define W_STAGE (8 * UNIT)    /* rows of both groups x 512 columns */
+#define TOKEN_RING 147456
+#define SM_PREFILL (TOKEN_RING + W_STAGES * W_STAGE + 1024)
 
 struct map_set {
-    CUtensorMap m[MOE_TILE_VARIANTS];
+    CUtensorMap m[MOE_WIDE_TILES];
 };
 
-struct tiles {
-    const char *w;
-    uint64_t stride;
-    const float *scale;
-    const moe_item *item;
-    const int *n_item;
-    bf16 *out;
-    int rows, cols, ldo;      /* of the weights; of out */
-};
-
-template <int R> static __host__ __device__ __forceinline__ int
+static __host__ __device__ __forceinline__ int
 ring_slots(int width)
 {
-    int n = TOKEN_RING(R) / (width * 128);
+    int n = TOKEN_RING / (width * 128);
     return n < BARS ? n : BARS;
 }
 
 #if HOPPER_CODE
-
-/* Slot of column c: the inverse of the order above. */
-DEV int
-slot_of(int c)
-{
-    int a = c % 64 / 16, s = c % 16 / 4, b = c % 4 / 2;
-    return c / 64 * 64 + 16 * s + 2 * a + 8 * b + c % 2;
-}
 
 struct ring_state {
     int k, slot, width, w, wp;
@@ -78,44 +48,16 @@ struct bars {
 };
 
 template <int N, bool DOWN> DEV void
-store_tile(const tiles &a, const moe_item &it, int rt, const float (&d)[N / 2])
-{
-    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    const float s0 = a.scale[DOWN ? it.expert : 2 * it.expert];
-    const float s1 = DOWN ? s0 : a.scale[2 * it.expert + 1];
-#pragma unroll
-    for (int n = 0; n < N / 8; n++) {
-        const int tok = 8 * n + g;
-        const float *v = d + 4 * n;
-        bf16 *out = a.out + (size_t)(it.first + tok) * a.ldo;
-        if (DOWN) {
-            uint32_t p = transpose8(bf_pack(v[0] * s0, v[1] * s0));
-            uint32_t q = transpose8(bf_pack(v[2] * s0, v[3] * s0));
-            if (tok < it.n) {
-                *(uint32_t *)(out + rt * 16 + 2 * t) = p;
-                *(uint32_t *)(out + rt * 16 + 8 + 2 * t) = q;
-            }
-        } else {
-            float x = silu(v[0] * s0) * (v[2] * s1);
-            float y = silu(v[1] * s0) * (v[3] * s1);
-            uint32_t p = transpose8(bf_pack(x, y));
-            if (tok < it.n)
-                *(uint32_t *)(out + slot_of(rt * 8 + 2 * t)) = p;
-        }
-    }
-}
-
-template <int R, int N, bool DOWN> DEV void
-do_tile(const tiles &a, const moe_item &it, int rb, const char *tokens,
+do_tile(const moe_tiles &a, const moe_item &it, int rb, const char *tokens,
         const char *weights, const bars &b, ring_state &st)
 {
     const int lane = threadIdx.x & 31, w = threadIdx.x >> 5;
-    float d[R][N / 2];
+    float d[N / 2];
     uint32_t f[2][4][4];
     int prev = -1;
 #pragma unroll
-    for (int i = 0; i < R * N / 2; i++)
-        d[i / (N / 2)][i % (N / 2)] = 0;
+    for (int i = 0; i < N / 2; i++)
+        d[i] = 0;
     if (st.width != N) {
         st.width = N;
         st.slot = 0;
@@ -123,43 +65,35 @@ do_tile(const tiles &a, const moe_item &it, int rb, const char *tokens,
 #pragma unroll 1
     for (int sl = 0; sl < a.cols / 512; sl++) {
         mbar_wait(&b.w_full[st.w], st.wp);
-        const char *u = weights + st.w * W_STAGE(R) + w * UNIT + lane * 16;
-        uint4 sc[R];
-#pragma unroll
-        for (int r = 0; r < R; r++)
-            sc[r] = *(const uint4 *)(u + r * 8 * UNIT + 4096);
+        const char *u = weights + st.w * W_STAGE + w * UNIT + lane * 16;
+        const uint4 sc = *(const uint4 *)(u + 4096);
+        const uint32_t sw[4] = {sc.x, sc.y, sc.z, sc.w};
         uint4 c = *(const uint4 *)u;
 #pragma unroll
-        for (int j = 0; j < 8 * R; j++) {
-            const int i = j / R, r = j % R;
+        for (int i = 0; i < 8; i++) {
             const uint32_t cw[4] = {c.x, c.y, c.z, c.w};
-            const uint32_t sw[4] = {sc[r].x, sc[r].y, sc[r].z, sc[r].w};
             const uint32_t lo = fp4_scale(sw[i / 2], (i & 1) * 2);
             const uint32_t hi = fp4_scale(sw[i / 2], (i & 1) * 2 + 1);
 #pragma unroll
             for (int s = 0; s < 4; s++)
-                fp4_frag(cw[s], lo, hi, f[j & 1][s]);
+                fp4_frag(cw[s], lo, hi, f[i & 1][s]);
             /* The next codes are on their way during the waits. */
-            if (j + 1 < 8 * R)
-                c = *(const uint4 *)(u + (j + 1) % R * 8 * UNIT +
-                                     (j + 1) / R * 512);
-            if (r == 0)
-                mbar_wait(&b.full[st.k % BARS], st.k / BARS & 1);
+            if (i < 7)
+                c = *(const uint4 *)(u + (i + 1) * 512);
+            mbar_wait(&b.full[st.k % BARS], st.k / BARS & 1);
             const uint64_t desc =
                 (uint64_t)((smem_addr(tokens + st.slot * N * 128) & 0x3ffff)
                            >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
             for (int s = 0; s < 4; s++)
-                wgmma<N>::mma(d[r], f[j & 1][s], desc + 2 * s);
+                wgmma<N>::mma(d, f[i & 1][s], desc + 2 * s);
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-            if (r == 0 && prev >= 0 && lane == 0)
+            if (prev >= 0 && lane == 0)
                 mbar_arrive(&b.empty[prev]);
-            if (r < R - 1)
-                continue;
             prev = st.k++ % BARS;
-            if (++st.slot == ring_slots<R>(N))
+            if (++st.slot == ring_slots(N))
                 st.slot = 0;
         }
         __syncwarp();
@@ -173,13 +107,13 @@ do_tile(const tiles &a, const moe_item &it, int rb, const char *tokens,
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     if (lane == 0)
         mbar_arrive(&b.empty[prev]);
-#pragma unroll
-    for (int r = 0; r < R; r++)
-        store_tile<N, DOWN>(a, it, (rb * R + r) * 8 + w, d[r]);
+    const float s0 = a.scale[DOWN ? it.expert : 2 * it.expert];
+    const float s1 = DOWN ? s0 : a.scale[2 * it.expert + 1];
+    store_tile<N, DOWN>(a, it, rb * 8 + w, s0, s1, d);
 }
 
-template <int R> DEV void
-produce_tiles(const tiles &a, const map_set &maps, char *tokens,
+DEV void
+produce_tiles(const moe_tiles &a, const map_set &maps, char *tokens,
               char *weights, const bars &b, int total, int blocks)
 {
     ring_state st = {};
@@ -188,7 +122,7 @@ produce_tiles(const tiles &a, const map_set &maps, char *tokens,
     for (int q = blockIdx.x; q < total; q += gridDim.x) {
         const moe_item it = a.item[q / blocks];
         const int width = moe_tile_width(it.variant);
-        const int slots = ring_slots<R>(width);
+        const int slots = ring_slots(width);
         if (st.width != width) {
             if (st.k)
                 mbar_wait(&b.empty[(st.k - 1) % BARS], (st.k - 1) / BARS & 1);
@@ -197,13 +131,13 @@ produce_tiles(const tiles &a, const map_set &maps, char *tokens,
             drained = st.k;
         }
         const char *wp = a.w + it.expert * a.stride +
-                         (size_t)(q % blocks) * 8 * R * slices * UNIT;
+                         (size_t)(q % blocks) * 8 * slices * UNIT;
         for (int kt = 0; kt < slices * 8; kt++) {
             if ((kt & 7) == 0) {
                 mbar_wait(&b.w_empty[st.w], st.wp ^ 1);
-                mbar_expect(&b.w_full[st.w], W_STAGE(R));
-                for (int r = 0; r < 8 * R; r++)
-                    bulk_copy(weights + st.w * W_STAGE(R) + r * UNIT,
+                mbar_expect(&b.w_full[st.w], W_STAGE);
+                for (int r = 0; r < 8; r++)
+                    bulk_copy(weights + st.w * W_STAGE + r * UNIT,
                               wp + (size_t)(r * slices + kt / 8) * UNIT,
                               UNIT, &b.w_full[st.w]);
                 if (++st.w == W_STAGES) {
@@ -216,7 +150,7 @@ produce_tiles(const tiles &a, const map_set &maps, char *tokens,
                 mbar_wait(&b.empty[j % BARS], j / BARS & 1);
             mbar_expect(&b.full[k], width * 128);
             tma_load(tokens + st.slot * width * 128,
-                     &maps.m[it.variant % MOE_TILE_VARIANTS], kt * 64,
+                     &maps.m[it.variant - MOE_NARROW_TILES], kt * 64,
                      it.first, &b.full[k]);
             st.k++;
             if (++st.slot == slots)
@@ -227,18 +161,19 @@ produce_tiles(const tiles &a, const map_set &maps, char *tokens,
 
 #endif
 
-template <int R, bool DOWN> static __global__ void
+template <bool DOWN> static __global__ void
 __launch_bounds__(384, 1)
-grouped(const __grid_constant__ map_set maps, const __grid_constant__ tiles a)
+grouped(const __grid_constant__ map_set maps,
+        const __grid_constant__ moe_tiles a)
 {
 #if HOPPER_CODE
     extern __shared__ char sm_raw[];
     __shared__ uint64_t full[BARS], empty[BARS];
     __shared__ uint64_t w_full[W_STAGES], w_empty[W_STAGES];
     char *sm = sm_raw + (1024 - (smem_addr(sm_raw) & 1023)) % 1024;
-    char *weights = sm + TOKEN_RING(R);
+    char *weights = sm + TOKEN_RING;
     const bars b = {full, empty, w_full, w_empty};
-    const int blocks = a.rows / (128 * R);
+    const int blocks = a.rows / 128;
     pdl_trigger();
     if (threadIdx.x == 0) {
         for (int i = 0; i < BARS; i++) {
@@ -259,7 +194,7 @@ grouped(const __grid_constant__ map_set maps, const __grid_constant__ tiles a)
         if (threadIdx.x == 256) {
             /* The tokens were written by ordinary stores. */
             asm volatile("fence.proxy.async;" ::: "memory");
-            produce_tiles<R>(a, maps, sm, weights, b, total, blocks);
+            produce_tiles(a, maps, sm, weights, b, total, blocks);
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
@@ -267,22 +202,18 @@ grouped(const __grid_constant__ map_set maps, const __grid_constant__ tiles a)
         for (int q = blockIdx.x; q < total; q += gridDim.x) {
             const moe_item it = a.item[q / blocks];
             const int rb = q % blocks;
-            switch (it.variant % MOE_TILE_VARIANTS) {
+            switch (it.variant - MOE_NARROW_TILES) {
             case 0:
-                do_tile<R, R == 1 ? 64 : 32, DOWN>(a, it, rb, sm, weights, b,
-                                                   st);
+                do_tile<64, DOWN>(a, it, rb, sm, weights, b, st);
                 break;
             case 1:
-                do_tile<R, R == 1 ? 128 : 48, DOWN>(a, it, rb, sm, weights, b,
-                                                    st);
+                do_tile<128, DOWN>(a, it, rb, sm, weights, b, st);
                 break;
             case 2:
-                do_tile<R, R == 1 ? 160 : 64, DOWN>(a, it, rb, sm, weights, b,
-                                                    st);
+                do_tile<160, DOWN>(a, it, rb, sm, weights, b, st);
                 break;
             default:
-                do_tile<R, R == 1 ? 256 : 96, DOWN>(a, it, rb, sm, weights, b,
-                                                    st);
+                do_tile<256, DOWN>(a, it, rb, sm, weights, b, st);
             }
         }
     }
@@ -316,7 +247,7 @@ cuda_moe_maps(void *gather, void *h, int rows, int dim, int hidden)
 {
     struct moe_maps *maps = (struct moe_maps *)aligned_alloc(
         64, (sizeof *maps + 63) / 64 * 64);
-    for (int i = 0; maps && i < 2 * MOE_TILE_VARIANTS; i++)
+    for (int i = 0; maps && i < MOE_TILES; i++)
         if (!tensor_map(&maps->up[i], gather, dim, rows, moe_tile_width(i)) ||
             !tensor_map(&maps->down[i], h, hidden, rows,
                         moe_tile_width(i))) {
@@ -339,26 +270,15 @@ cuda_moe_prefill_fits(const struct moe *m)
            && m->hidden % 512 == 0;
 }
 
-template <int R, bool DOWN> static int
+template <bool DOWN> static int
 run_tiles(const struct moe *m, const struct moe_maps *maps, int n_sm,
           cudaStream_t s)
 {
-    tiles a = {};
     map_set set;
-    for (int i = 0; i < MOE_TILE_VARIANTS; i++)
-        set.m[i] = (DOWN ? maps->down : maps->up)
-                       [R == 2 ? i : MOE_TILE_VARIANTS + i];
-    a.w = (const char *)(DOWN ? m->w2 : m->w13);
-    a.stride = DOWN ? m->stride2 : m->stride13;
-    a.scale = DOWN ? m->scale2 : m->scale13;
-    a.item = m->route.item;
-    a.n_item = m->route.n_item;
-    a.out = (bf16 *)(DOWN ? m->y : m->h);
-    a.ldo = DOWN ? m->dim : m->hidden;
-    a.rows = DOWN ? m->dim : 2 * m->hidden;
-    a.cols = DOWN ? m->hidden : m->dim;
-    return launch_ex<SM_PREFILL(R), true>(grouped<R, DOWN>, dim3(n_sm), 384, s,
-                                          set, a);
+    for (int i = 0; i < MOE_WIDE_TILES; i++)
+        set.m[i] = (DOWN ? maps->down : maps->up)[MOE_NARROW_TILES + i];
+    return launch_ex<SM_PREFILL, true>(grouped<DOWN>, dim3(n_sm), 384, s, set,
+                                       tiles_of<DOWN>(m));
 }
 
 extern "C" int
@@ -370,12 +290,9 @@ cuda_moe_prefill(const struct moe *m, const struct moe_maps *maps, int width,
     int r = launch<0>(gather_tokens, dim3(m->n * m->slots), 256, s,
                       (const bf16 *)m->x, (const int *)m->route.order,
                       m->slots, m->dim, (bf16 *)gather);
-    if (width == MOE_NARROW) {
-        if (r == 0)
-            r = run_tiles<2, false>(m, maps, n_sm, s);
-        return r == 0 ? run_tiles<2, true>(m, maps, n_sm, s) : r;
-    }
+    if (r == 0 && width == MOE_NARROW)
+        return moe_narrow(m, maps, n_sm, s);
     if (r == 0)
-        r = run_tiles<1, false>(m, maps, n_sm, s);
-    return r == 0 ? run_tiles<1, true>(m, maps, n_sm, s) : r;
+        r = run_tiles<false>(m, maps, n_sm, s);
+    return r == 0 ? run_tiles<true>(m, maps, n_sm, s) : r;
 }

@@ -99,7 +99,7 @@ DEV void
 cut(int n, int width, int *parts, int *per, int *variant)
 {
     const bool narrow = width == MOE_NARROW;
-    *variant = width == MOE_WIDE ? MOE_TILE_VARIANTS : 0;
+    *variant = width == MOE_WIDE ? MOE_NARROW_TILES : 0;
     *per = width > 0 ? width : moe_tile_max(narrow);
     *parts = (n + *per - 1) / *per;
     if (width > 0)
