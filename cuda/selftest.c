@@ -49,6 +49,14 @@ judge(struct test *t, const char *stage, double bound)
     return check_end(&t->k, kernel, bound, where);
 }
 
+/* The token's row of a bf16 array of rows. */
+static int
+fetch_row(struct test *t, const void *rows, int width)
+{
+    return check_fetch_bf16(&t->k, rows,
+                            (uint64_t)t->token * (uint64_t)width, width);
+}
+
 /* The first layer's input; a later one's is in x0. */
 static int
 test_embed(struct test *t, int32_t id)
@@ -60,8 +68,8 @@ test_embed(struct test *t, int32_t id)
     for (int i = 0; r == 0 && t->shape.layer == 0 && i < p->dim; i++)
         t->x0[i] = (double)t->k.row[i];
     if (r == 0)
-        r = check_stored_norm(&t->k, t->w->attention_norm, t->x0, p->dim, p->norm_eps,
-                        t->h0);
+        r = check_stored_norm(&t->k, t->w->attention_norm, t->x0, p->dim,
+                              p->norm_eps, t->h0);
     check_round(t->h0, p->dim);
     return r;
 }
@@ -71,7 +79,7 @@ test_project(struct test *t)
 {
     const struct cuda *c = t->k.c;
     const int rank = c->p.q_rank, lda = rank + MLA_ROW;
-    int r = check_fetch_bf16(&t->k, c->a, (uint64_t)t->token * (uint64_t)lda, lda);
+    int r = fetch_row(t, c->a, lda);
     if (r == 0)
         r = check_probe(&t->k, &t->w->wq_a, t->h0, t->k.dev);
     if (r == 0)
@@ -110,7 +118,7 @@ test_latent(struct test *t)
     const struct cuda *c = t->k.c;
     const int rank = c->p.q_rank, lda = rank + MLA_ROW;
     double *x = t->h0, *y = t->h1;
-    int r = check_fetch_bf16(&t->k, c->a, (uint64_t)t->token * (uint64_t)lda, lda);
+    int r = fetch_row(t, c->a, lda);
     for (int i = 0; i < lda; i++)
         x[i] = (double)t->k.dev[i];
     if (r == 0)
@@ -124,7 +132,7 @@ test_latent(struct test *t)
     if (r == 0)
         r = check_stored_norm(&t->k, t->w->q_a_norm, x, rank, c->p.norm_eps, y);
     if (r == 0)
-        r = check_fetch_bf16(&t->k, c->qn, (uint64_t)t->token * (uint64_t)rank, rank);
+        r = fetch_row(t, c->qn, rank);
     for (int i = 0; i < rank; i++) {
         check_add(&t->k, (double)t->k.dev[i], y[i]);
         x[i] = (double)t->k.dev[i];
@@ -133,7 +141,7 @@ test_latent(struct test *t)
         r = judge(t, "latent", ONE_ROUNDING);
     const int width = c->p.n_heads * MLA_QK;
     if (r == 0)
-        r = check_fetch_bf16(&t->k, c->q, (uint64_t)t->token * (uint64_t)width, width);
+        r = fetch_row(t, c->q, width);
     if (r == 0)
         r = check_probe(&t->k, &t->w->wq_b, x, t->k.dev);
     return r == 0 ? judge(t, "gemm (q_b)", ONE_ROUNDING) : r;
@@ -151,7 +159,8 @@ attend(struct test *t, int head, const double *q, double *ctx)
     int r = kv == NULL || s == NULL
         ? err_set(t->k.e, ERR_NOMEM, "no memory for the self-test") : 0;
     for (int i = 0; r == 0 && i < MLA_NOPE; i++) {
-        r = check_stored_row(&t->k, &t->w->wkv_b, head * (MLA_NOPE + MLA_V) + i);
+        r = check_stored_row(&t->k, &t->w->wkv_b,
+                             head * (MLA_NOPE + MLA_V) + i);
         for (int k = 0; k < MLA_RANK; k++)
             qa[k] += (double)t->k.row[k] * q[i] * l4;
     }
@@ -202,8 +211,9 @@ test_attention(struct test *t)
                                      (uint64_t)head) * MLA_V, MLA_V);
         memcpy(got, t->k.dev, sizeof got);
         for (int i = 0; r == 0 && i < MLA_V; i++) {
-            r = check_stored_dot(&t->k, &t->w->wkv_b, head * (MLA_NOPE + MLA_V) +
-                           MLA_NOPE + i, ctx, &want);
+            r = check_stored_dot(&t->k, &t->w->wkv_b,
+                                 head * (MLA_NOPE + MLA_V) + MLA_NOPE + i,
+                                 ctx, &want);
             check_add(&t->k, (double)got[i], want);
         }
     }
@@ -221,7 +231,7 @@ test_output(struct test *t)
     const struct cuda *c = t->k.c;
     const int width = c->p.n_heads * MLA_V;
     double *o = t->h0, want;
-    int r = check_fetch_bf16(&t->k, c->o, (uint64_t)t->token * (uint64_t)width, width);
+    int r = fetch_row(t, c->o, width);
     for (int i = 0; i < width; i++)
         o[i] = (double)t->k.dev[i];
     for (int i = 0; r == 0 && i < c->p.dim; i++) {
@@ -229,12 +239,13 @@ test_output(struct test *t)
         t->x1[i] = t->x0[i] + want;
     }
     if (r == 0)
-        r = check_stored_norm(&t->k, t->w->ffn_norm, t->x1, c->p.dim, c->p.norm_eps,
-                        t->h1);
+        r = check_stored_norm(&t->k, t->w->ffn_norm, t->x1, c->p.dim,
+                              c->p.norm_eps, t->h1);
     check_round(t->h1, c->p.dim);
     if (r == 0)
-        r = check_fetch(&t->k, c->router, (uint64_t)t->token * (uint64_t)c->gate_rows
-                  * 4, t->k.dev, (uint64_t)c->p.n_experts * 4);
+        r = check_fetch(&t->k, c->router,
+                        (uint64_t)t->token * (uint64_t)c->gate_rows * 4,
+                        t->k.dev, (uint64_t)c->p.n_experts * 4);
     if (r == 0)
         r = check_probe(&t->k, &t->w->gate, t->h1, t->k.dev);
     return r == 0 ? judge(t, "gemm (wo, router) or norm", ONE_ROUNDING) : r;
@@ -254,7 +265,8 @@ test_route(struct test *t, uint8_t *id, float *weight)
     for (int k = 0; r == 0 && k < c->p.top_k; k++) {
         int best = -1;
         for (int e = 0; e < c->p.n_experts; e++)
-            if (!isnan(t->k.dev[e]) && (best < 0 || t->k.dev[e] > t->k.dev[best]))
+            if (!isnan(t->k.dev[e])
+                && (best < 0 || t->k.dev[e] > t->k.dev[best]))
                 best = e;
         if (id[k] != best)
             return err_set(t->k.e, ERR_MISMATCH, "self-test: kernel route_top "
@@ -290,8 +302,8 @@ test_hidden(struct test *t, const struct mlp_weights *w, int position)
     const bool shared = w == &t->w->shared;
     const int hidden = c->p.expert_hidden;
     double *h = t->h0, gate = 0, up = 0;
-    int r = check_fetch_bf16(&t->k, c->mh, (uint64_t)position * (uint64_t)hidden,
-                       hidden);
+    int r = check_fetch_bf16(&t->k, c->mh,
+                             (uint64_t)position * (uint64_t)hidden, hidden);
     for (int i = 0; i < hidden; i++)
         h[i] = (double)t->k.dev[hidden_at(t, i)];
     for (int i = 0; r == 0 && i < CHECK_PROBES; i++) {
@@ -317,7 +329,8 @@ test_expert(struct test *t, const struct mlp_weights *w, int position,
     double *h = t->h0;
     int r = test_hidden(t, w, position);
     if (r == 0)
-        r = check_fetch_bf16(&t->k, c->my, (uint64_t)position * (uint64_t)dim, dim);
+        r = check_fetch_bf16(&t->k, c->my,
+                             (uint64_t)position * (uint64_t)dim, dim);
     for (int i = 0; i < dim; i++)
         sum[i] += weight * (double)t->k.dev[i];
     if (r == 0)
@@ -376,8 +389,9 @@ test_experts(struct test *t)
                                           : &t->w->shared,
                         position[k], (double)weight[k], t->x1);
     if (r == 0)
-        r = check_fetch(&t->k, c->x, (uint64_t)t->token * (uint64_t)c->p.dim * 4,
-                  t->k.dev, (uint64_t)c->p.dim * 4);
+        r = check_fetch(&t->k, c->x,
+                        (uint64_t)t->token * (uint64_t)c->p.dim * 4,
+                        t->k.dev, (uint64_t)c->p.dim * 4);
     for (int i = 0; r == 0 && i < c->p.dim; i++) {
         check_add(&t->k, (double)t->k.dev[i], t->x1[i]);
         t->x1[i] = (double)t->k.dev[i];

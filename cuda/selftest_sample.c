@@ -20,7 +20,7 @@
 #define N_HISTORY 24
 #define N_TOP 5
 
-/* --- plain code ----------------------------------------------------------------- */
+/* --- plain code ---------------------------------------------------------- */
 
 static uint64_t
 mix(uint64_t x)
@@ -257,7 +257,7 @@ sample_fault(const struct batch_seq *q, const float *raw, int vocab,
     return fault;
 }
 
-/* --- on the device ---------------------------------------------------------------- */
+/* --- on the device ------------------------------------------------------- */
 
 static const struct draw_rule {
     const char *what;

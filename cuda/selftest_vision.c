@@ -292,7 +292,7 @@ see_gate_up(struct sight *s)
     return r;
 }
 
-/* --- the projector ------------------------------------------------------------- */
+/* --- the projector ------------------------------------------------------- */
 
 static int
 see_cells(struct sight *s)
@@ -353,7 +353,7 @@ see_gelu(struct sight *s)
     return r;
 }
 
-/* --- launch by launch ------------------------------------------------------------ */
+/* --- launch by launch ---------------------------------------------------- */
 
 static int
 see_attention_norm(struct sight *s)

@@ -103,7 +103,8 @@ bench_engine(int argc, char **argv)
         {"model", &o.model}, {"backend", &o.backend},
         {"batches", &batches}, {"prefills", &prefills}, {"prompt", &prompt},
         {"tokens", &tokens}, {"runs", &runs}, {"threads", &threads},
-        {"step", &step}, {"vocab", &vocab}, {"roof", &roof}, {"dummy", NULL, &o.dummy},
+        {"step", &step}, {"vocab", &vocab}, {"roof", &roof},
+        {"dummy", NULL, &o.dummy},
         {"json", NULL, &b.json}, {NULL}};
     long long n_prompt = 128, n_tokens = 64, n_threads = 0, n_step = 512;
     long long n_vocab = VOCAB_DEFAULT;

@@ -32,7 +32,7 @@ struct work_done {
     double steps, head_steps; /* those with logits */
     double tokens, logits;    /* query tokens; rows of logits */
     double experts;           /* routed experts, summed over steps, layers */
-    double keys;              /* cache rows read: of each sequence once a step */
+    double keys;              /* cache rows read: a sequence's once a step */
     double pairs;             /* queries times keys they see */
 };
 
