@@ -74,6 +74,12 @@ max_all(float &v, int &id, shared *sh)
         }
 }
 
+DEV bool
+is_nan(float4 v)
+{
+    return isnan(v.x) || isnan(v.y) || isnan(v.z) || isnan(v.w);
+}
+
 /* Of 4 logits (the row is aligned and a multiple of 16 long): the largest,
  * the lowest id at a tie. */
 DEV void
@@ -88,15 +94,21 @@ max_of(float4 v, int i, float &top, int &id)
         }
 }
 
-DEV void
+/* The largest, and whether there is one that is not a number. */
+DEV bool
 find_max(const float *p, int vocab, float &top, int &id, shared *sh)
 {
+    bool nan = false;
     top = -INFINITY;
     id = 0x7fffffff;
 #pragma unroll 8
-    for (int i = threadIdx.x * 4; i < vocab; i += NTH * 4)
-        max_of(*(const float4 *)(p + i), i, top, id);
+    for (int i = threadIdx.x * 4; i < vocab; i += NTH * 4) {
+        const float4 v = *(const float4 *)(p + i);
+        nan |= is_nan(v);
+        max_of(v, i, top, id);
+    }
     max_all(top, id, sh);
+    return __syncthreads_or(nan);
 }
 
 DEV bool
@@ -104,10 +116,8 @@ any_nan(const float *p, int vocab)
 {
     bool nan = false;
 #pragma unroll 8
-    for (int i = threadIdx.x * 4; i < vocab; i += NTH * 4) {
-        const float4 v = *(const float4 *)(p + i);
-        nan |= isnan(v.x) || isnan(v.y) || isnan(v.z) || isnan(v.w);
-    }
+    for (int i = threadIdx.x * 4; i < vocab; i += NTH * 4)
+        nan |= is_nan(*(const float4 *)(p + i));
     return __syncthreads_or(nan);
 }
 
@@ -403,41 +413,64 @@ weights_of(const float *p, float top, float min_p, float (&w)[4])
     return sum;
 }
 
-/* One warp: the id in [first, end) at which the running sum exceeds goal; 128
- * ids a turn, 4 a lane. */
+/* One warp: the id of 128 from first on, before end, at which the sum that
+ * begins with run exceeds goal; 4 ids a lane. */
 DEV void
 find_goal(const float *p, int first, int end, float top, float min_p,
           double run, double goal, shared *sh)
 {
-    const int lane = threadIdx.x & 31;
-    for (int i0 = first; i0 < end; i0 += 128) {
-        const int i = i0 + 4 * lane;
-        float w[4] = {0, 0, 0, 0};
-        double mine = i < end ? weights_of(p + i, top, min_p, w) : 0;
-        double v = mine;
-        for (int o = 1; o < 32; o <<= 1) {
-            double x = __shfl_up_sync(~0u, v, o);
-            if (lane >= o)
-                v += x;
-        }
-        unsigned votes = __ballot_sync(~0u, run + v > goal && mine > 0);
-        if (votes) {
-            if (lane != __ffs(votes) - 1)
-                return;
-            double sum = run + (v - mine);
-            int at = -1;
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                bool before = sum <= goal || at < 0;
-                sum += w[k];
-                if (before && w[k] > 0)
-                    at = k;
-            }
-            sh->found = i + at;
-            return;
-        }
-        run += __shfl_sync(~0u, v, 31);
+    const int lane = threadIdx.x & 31, i = first + 4 * lane;
+    float w[4] = {0, 0, 0, 0};
+    const double mine = i < end ? weights_of(p + i, top, min_p, w) : 0;
+    double v = mine;
+    for (int o = 1; o < 32; o <<= 1) {
+        double x = __shfl_up_sync(~0u, v, o);
+        if (lane >= o)
+            v += x;
     }
+    const unsigned votes = __ballot_sync(~0u, run + v > goal && mine > 0);
+    if (lane != __ffs(votes) - 1)
+        return;
+    double sum = run + (v - mine);
+    int at = -1;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        bool before = sum <= goal || at < 0;
+        sum += w[k];
+        if (before && w[k] > 0)
+            at = k;
+    }
+    sh->found = i + at;
+}
+
+/* All warps: the same of [first, end), by the sums of its slices of 128. */
+DEV void
+find_slice(const float *p, int first, int end, float top, float min_p,
+           double run, double goal, shared *sh)
+{
+    const int lane = threadIdx.x & 31, n = (end - first + 127) / 128;
+    double *slice = (double *)sh->val;
+    float unused[4];
+#pragma unroll 1
+    for (int j = threadIdx.x >> 5; j < n; j += NTH / 32) {
+        const int i = first + 128 * j + 4 * lane;
+        double s = i < end ? weights_of(p + i, top, min_p, unused) : 0;
+        for (int o = 16; o; o >>= 1)
+            s += __shfl_xor_sync(~0u, s, o);
+        if (lane == 0)
+            slice[j] = s;
+    }
+    __syncthreads();
+    int at = -1;
+#pragma unroll 1
+    for (int j = 0; j < n && at < 0; j++) {
+        if (run + slice[j] > goal)
+            at = j;
+        else
+            run += slice[j];
+    }
+    if (at >= 0 && threadIdx.x < 32)
+        find_goal(p, first + 128 * at, end, top, min_p, run, goal, sh);
 }
 
 /* Inversion in id order, nothing cut but by min_p. */
@@ -462,14 +495,16 @@ draw_plain(const float *p, int vocab, float top, float min_p, double u,
         sh->found = -1;
     __syncthreads();
     double total = 0, before = 0;
-    for (int i = 0; i < NTH / 32; i++) {
-        if (i == w)
-            before = total;
+#pragma unroll 4
+    for (int i = 0; i < NTH / 32; i++)
         total += sh->sum[i];
-    }
     const double goal = u * total;
-    if (before <= goal && before + sh->sum[w] > goal)
-        find_goal(p, first, end, top, min_p, before, goal, sh);
+    int at = 0;
+#pragma unroll 1
+    while (at < NTH / 32 - 1 && before + sh->sum[at] <= goal)
+        before += sh->sum[at++];
+    find_slice(p, at * part, min(at * part + part, vocab), top, min_p, before,
+               goal, sh);
     __syncthreads();
     return sh->found;
 }
@@ -642,9 +677,10 @@ sample_rows(const __grid_constant__ sample a)
     const float *p = process(a, r, raw);
     float top;
     int id;
-    find_max(p, a.vocab, top, id, sh);
     /* A NaN anywhere is the model's failure, reported as id -1. */
-    const bool nan = any_nan(raw, a.vocab);
+    bool nan = find_max(p, a.vocab, top, id, sh);
+    if (p != raw)
+        nan = any_nan(raw, a.vocab);
     id = draw(p, a.vocab, top, id, r, sh);
     if (r.n_top >= 0)
         put_logprobs(a, r, r.raw ? raw : p, id, sh);
