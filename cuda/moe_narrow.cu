@@ -47,6 +47,39 @@ token_desc(uint32_t word)
     return d;
 }
 
+/* The scales of two tiles of a unit: of row g, low half the even tile's, and
+ * of row g + 8. */
+DEV void
+pair_scales(uint32_t word, uint32_t (&s)[2])
+{
+    s[0] = __byte_perm(word, 0, 0x4240) * 16u + 0x70007000u;
+    s[1] = __byte_perm(word, 0, 0x4341) * 16u + 0x70007000u;
+}
+
+/* v times one half of s, which the instruction picks. */
+DEV uint32_t
+mul_half(uint32_t v, uint32_t s, int high)
+{
+    const __nv_bfloat162 a = *(const __nv_bfloat162 *)&v;
+    const __nv_bfloat162 b = *(const __nv_bfloat162 *)&s;
+    const __nv_bfloat162 d =
+        __hmul2_rn(a, high ? __high2bfloat162(b) : __low2bfloat162(b));
+    return *(const uint32_t *)&d;
+}
+
+/* fp4_frag with the scales of tile i of such a pair. Sign and magnitude of the
+ * last pair by one product, * 4 and * 64: what else it makes is masked away,
+ * and carries do not reach what is not. */
+DEV void
+narrow_frag(uint32_t w, const uint32_t (&s)[2], int i, uint32_t *a)
+{
+    const uint32_t M = 0x81C081C0u, A = 0x01C001C0u, S = 0x80008000u;
+    a[0] = mul_half(w & M, s[0], i);
+    a[1] = mul_half((w << 3) & M, s[1], i);
+    a[2] = mul_half(((w >> 3) & A) | ((w << 1) & S), s[0], i);
+    a[3] = mul_half((w & 0x20072007u) * 68u & M, s[1], i);
+}
+
 /* Steps in the ring of tokens. */
 template <int N> struct ring_of {
     static constexpr int slots = N <= 40 ? 8 : 4;
@@ -129,7 +162,7 @@ narrow_unit(char *unit, uint64_t *bar, int phase, const feed &f, steps &t,
             float (&d)[N / 2])
 {
     const int lane = threadIdx.x & 31;
-    uint32_t fr[2][4][4];
+    uint32_t fr[2][4][4], scale[2];
     mbar_wait(bar, phase);
     const uint4 sc = *(const uint4 *)(unit + 4096 + lane * 16);
     uint4 c = *(const uint4 *)(unit + CODES_HALF + lane * 16);
@@ -138,11 +171,11 @@ narrow_unit(char *unit, uint64_t *bar, int phase, const feed &f, steps &t,
     for (int j = 0; j < 8; j++) {
         const int i = (j + 4) % 8;
         const uint32_t cw[4] = {c.x, c.y, c.z, c.w};
-        const uint32_t lo = fp4_scale(sw[i / 2], (i & 1) * 2);
-        const uint32_t hi = fp4_scale(sw[i / 2], (i & 1) * 2 + 1);
+        if (j % 2 == 0)
+            pair_scales(sw[i / 2], scale);
 #pragma unroll
         for (int s = 0; s < 4; s++)
-            fp4_frag(cw[s], lo, hi, fr[j & 1][s]);
+            narrow_frag(cw[s], scale, j & 1, fr[j & 1][s]);
         if (j % 4 == 3) {
             __syncwarp();
             if (lane == 0 && f.src)
