@@ -35,6 +35,10 @@ struct decode_one_map {
     CUtensorMap cache;
 };
 
+/* Clocks between two rows of wo that a block without keys asks for: all at
+ * once would delay what the blocks tell each other meanwhile. */
+#define PACE 2600
+
 #if HOPPER_CODE
 
 /* --- the producer -------------------------------------------------------- */
@@ -46,9 +50,9 @@ struct segment {
     uint32_t bytes;
 };
 
-/* Lane r feeds ring r; the others follow. */
+/* Lane r feeds ring r; the others follow. pace: clocks between two units. */
 DEV void
-feed(one &t, const segment &s, uint64_t once)
+feed(one &t, const segment &s, uint64_t once, unsigned pace)
 {
     const char *from = s.from;
 #pragma unroll 1
@@ -56,6 +60,9 @@ feed(one &t, const segment &s, uint64_t once)
         if (t.lane < s.rings) {
             uint64_t *full = &t.w->full[t.r][t.slot];
             mbar_wait(&t.w->empty[t.r][t.slot], t.phase ^ 1);
+            while ((unsigned)clock() - t.fed < pace) {
+            }
+            t.fed = (unsigned)clock();
             mbar_expect(full, s.bytes);
             bulk_copy_as(t.ring + (t.r * STAGES + t.slot) * UNIT, from,
                          s.bytes, full, once);
@@ -195,7 +202,7 @@ produce(one &t, const decode_one_map &map)
                 id = t.w->expert[1 + lane % ONE_TOP_K];
             }
             feed(t, layer_segment(t, l, k, __shfl_sync(~0u, id, k - 8)),
-                 once);
+                 once, k == 4 && t.w->t0 >= t1 ? PACE : 0);
         }
     }
     if (t.a.logits == NULL)
@@ -206,7 +213,7 @@ produce(one &t, const decode_one_map &map)
                     (t.r & 1) * 4096;
 #pragma unroll 1
     for (int i = 0; i < rows; i += 32)
-        feed(t, {p + (size_t)i * 8192, 8192, 8, RINGS, 4096}, once);
+        feed(t, {p + (size_t)i * 8192, 8192, 8, RINGS, 4096}, once, 0);
 }
 
 /* --- the consumers ------------------------------------------------------- */
@@ -290,11 +297,14 @@ consume(one &t)
         STAMP(t, l, 4);
         attend(t, b, l);
         STAMP(t, l, 5);
+        ahead units;
+        take_values(t, units);
+        take_output<0, 2>(t, units);
         merge_shares(t, b);
         STAMP(t, l, 6);
-        make_values(t, b);
+        make_values(t, b, units);
         STAMP(t, l, 7);
-        make_output(t, b, l);
+        make_output(t, b, l, units);
         STAMP(t, l, 10);
         gather_row(t, b->x1[0], b->sq1);
         STAMP(t, l, 11);

@@ -157,6 +157,7 @@ struct one {
     int r, hf;                /* consumers: ring, and half of its units */
     int slot, phase;          /* of the ring */
     unsigned kv_n;            /* cache blocks seen so far */
+    unsigned fed;             /* clock at the last unit */
 };
 
 /* Four blocks make a head's projections. */
@@ -366,17 +367,25 @@ row_of(int lane)
     return (lane >> 4 & 1) | (lane >> 2 & 2) | (lane & 4);
 }
 
-/* n <= N <= 8 rows as long as the model is wide times the phase's vector. A
- * unit is half a row, which half the ring's parity says, and a warp takes half
- * a unit: 1,024 columns. The loop over 8 stays a loop: instructions that run
- * once a layer come at the speed of cache misses. */
-template <int N> DEV float
-rows(one &t, int n)
+/* A warp's 1,024 columns of the phase's vector, this lane's first. */
+DEV const char *
+row_part(const one &t)
 {
-    float x[32], s = 0, p1 = 0, p2 = 0, p4 = 0;
-    load32(t.w->row + (t.r & 1) * 4096 + t.hf * 2048 + t.lane * 16, x);
+    return t.w->row + (t.r & 1) * 4096 + t.hf * 2048 + t.lane * 16;
+}
+
+/* n <= N <= 8 rows as long as the model is wide times the phase's vector, from
+ * number first on, 0 or 4; p4 is the sum of those before. A unit is half a
+ * row, which half the ring's parity says, and a warp takes half a unit: 1,024
+ * columns. The loop over 8 stays a loop: instructions that run once a layer
+ * come at the speed of cache misses. */
+template <int N> DEV float
+rows(one &t, int n, int first = 0, float p4 = 0)
+{
+    float x[32], s = 0, p1 = 0, p2 = 0;
+    load32(row_part(t), x);
 #pragma unroll N == 4 ? 4 : 1
-    for (int i = 0; i < N; i++) {
+    for (int i = first; i < N; i++) {
         s = 0;
         if (i < n) {
             const char *p = acquire(t) + t.hf * 2048 + t.lane * 16;

@@ -297,17 +297,61 @@ merge_shares(const one &t, const one_board *b)
     meet();
 }
 
+/* Units taken out of the rings before what they are multiplied with is there:
+ * a block's registers, idle then, hold 128 KB of wo, as much as the rings do,
+ * and those fill up again. */
+struct ahead {
+    uint4 uv[2], wo[4][4];    /* a lane's part of W_UV's rows, of four of wo */
+};
+
+/* Rows FROM to TO - 1 of wo. */
+template <int FROM, int TO> DEV void
+take_output(one &t, ahead &a)
+{
+#pragma unroll
+    for (int i = FROM; i < TO; i++) {
+        const char *p = acquire(t) + t.hf * 2048 + t.lane * 16;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            a.wo[i][j] = *(const uint4 *)(p + 512 * j);
+        release(t);
+    }
+}
+
+DEV void
+take_values(one &t, ahead &a)
+{
+    const char *p = acquire(t) + t.hf * 1024 + t.lane * 16;
+    a.uv[0] = *(const uint4 *)p;
+    a.uv[1] = *(const uint4 *)(p + 512);
+    release(t);
+}
+
+/* The sums of the rows taken, as rows() has them behind four. */
+DEV float
+ahead_rows(const one &t, const ahead &a)
+{
+    float s[4] = {};
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float x[8];
+        unpack8(*(const uint4 *)(row_part(t) + 512 * j), x);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            s[i] = dot8(a.wo[i][j], x, s[i]);
+    }
+    return fold(fold(s[0], s[1], 16), fold(s[2], s[3], 16), 8);
+}
+
 /* 32 of the head's 128 values, two a warp. */
 DEV void
-make_values(one &t, one_board *b)
+make_values(one &t, one_board *b, const ahead &a)
 {
     float x[8], v[2];
     *(float4 *)x = *(const float4 *)(t.w->ctx + 8 * t.lane);
     *(float4 *)(x + 4) = *(const float4 *)(t.w->ctx + 8 * t.lane + 4);
-    const char *p = acquire(t) + t.hf * 1024 + t.lane * 16;
-    v[0] = dot8(*(const uint4 *)p, x, 0);
-    v[1] = dot8(*(const uint4 *)(p + 512), x, 0);
-    release(t);
+    v[0] = dot8(a.uv[0], x, 0);
+    v[1] = dot8(a.uv[1], x, 0);
     float s = reduce(v), next = __shfl_xor_sync(~0u, s, 16);
     const int at = head(t) * 64 + quarter(t) * 16 + 2 * t.r + t.hf;
     if (t.lane == 0) {
@@ -319,16 +363,17 @@ make_values(one &t, one_board *b)
 
 /* Rows 32c + 8g .. + 7 of wo, and the residual. */
 DEV void
-make_output(one &t, one_board *b, int l)
+make_output(one &t, one_board *b, int l, ahead &a)
 {
     one_work *w = t.w;
     float norm = 0;
     if (t.warp == 0)
         norm = norm_value(t, of_layer(t, t.a.ffn_norm, l));
+    take_output<2, 4>(t, a);
     *(uint4 *)(w->row + t.tid * 16) = get4(b->o + t.tid * 4);
     meet();
     STAMP(t, l, 8);
-    float s = rows<8>(t, 8);
+    float s = rows<8>(t, 8, 4, ahead_rows(t, a));
     if ((t.lane & 3) == 0)
         w->o[t.warp][row_of(t.lane)] = s;
     STAMP(t, l, 9);
