@@ -249,8 +249,8 @@ room_of(const char *dir)
     return (double)fs.f_bavail * (double)fs.f_frsize * .99;
 }
 
-/* A new file of shard i: in dir while there is room, else in `more`, with a
- * link to it. */
+/* A new file of shard i: in dir while there is room, else in `more` (NULL:
+ * none), an absolute path, with a link to it. */
 static int
 open_shard(const char *dir, const char *more, int i)
 {
@@ -259,7 +259,7 @@ open_shard(const char *dir, const char *more, int i)
     shard_name(i, name, sizeof name);
     snprintf(path, sizeof path, "%s/%s", dir, name);
     unlink(path);
-    if (placed[0] + size > room[0]) {
+    if (more != NULL && placed[0] + size > room[0]) {
         snprintf(link, sizeof link, "%s", path);
         snprintf(path, sizeof path, "%s/%s", more, name);
         unlink(path);
@@ -410,6 +410,9 @@ main(int argc, char **argv)
                 "[MORE]]\n");
         return 2;
     }
+    /* Links to its files are read from DIR, so the path must be whole. */
+    char *more = argc > 3 ? realpath(argv[3], NULL) : NULL;
+    must(argc <= 3 || more != NULL, argv[3]);
     write_params(argv[1], fp8);
     if (model_open(argv[1], &mo, &model, &e) != 0)
         return refuse(e.text);
@@ -421,12 +424,13 @@ main(int argc, char **argv)
         printf("%zu tensors, %" PRIu64 " bytes\n", n_entry, total);
         return 0;
     }
-    if (write_files(argv[1], threads, argc > 3 ? argv[3] : NULL, total) != 0)
+    if (write_files(argv[1], threads, more, total) != 0)
         return 1;
     printf("%zu tensors, %" PRIu64 " bytes in %.1f s, %.1f GB of them "
            "elsewhere\n", n_entry, total, (double)(clock_ns() - begin) * 1e-9,
            placed[1] * 1e-9);
     free(entry);
+    free(more);
     model_close(model);
     return 0;
 }

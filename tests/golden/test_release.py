@@ -61,7 +61,7 @@ def test_the_release_in_fp8_has_its_size(tmp_path):
     assert out == "42741 tensors, 120922845440 bytes\n"
 
 
-def test_a_second_folder_is_for_what_does_not_fit(tmp_path):
+def test_a_second_folder_stays_empty_while_there_is_room(tmp_path):
     where, more = tmp_path / "m", tmp_path / "more"
     for d in where, more:
         d.mkdir()
