@@ -346,14 +346,13 @@ free_image(struct backend *b, uint64_t handle)
     encoder_free((struct cuda *)b, handle);
 }
 
-/* Without steps to launch slices behind, the question does. A failed launch
- * shows in the next step. */
+/* Without steps to launch slices behind, the question does. */
 static bool
 image_pending(struct backend *b, const uint64_t *handle)
 {
     struct cuda *c = (struct cuda *)b;
     if (c->submitted == c->collected)
-        (void)encoder_advance(c);
+        encoder_advance_idle(c);
     return encoder_pending(c, handle);
 }
 

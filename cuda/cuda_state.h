@@ -70,6 +70,7 @@ struct cuda_tower {
     uint32_t rows;
     struct cuda_image image[IMAGES];
     struct cuda_encoding making;
+    int failed;                /* a launch without a step to tell it; or 0 */
     /* Called behind every launch with its name, by the self-test; another
      * result than 0 ends the encoding. */
     int (*watch)(void *arg, const char *launch);
@@ -263,6 +264,8 @@ bool encoder_pending(const struct cuda *c, const uint64_t *handle);
  * These return a cudaError_t and leave the launch's name in c->trouble. */
 int encoder_finish_for(struct cuda *c, const struct batch *b);
 int encoder_advance(struct cuda *c);
+/* A slice while there are no steps; the next one tells of a failure. */
+void encoder_advance_idle(struct cuda *c);
 /* ERR_RANGE when an image of the batch asks for what its handle or the batch
  * does not have. */
 int encoder_check(const struct cuda *c, const struct batch *b,

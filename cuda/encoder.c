@@ -385,10 +385,22 @@ encoder_advance(struct cuda *c)
     return c->tower.making.handle ? launch_layers(c, IMAGE_SLICE) : 0;
 }
 
+void
+encoder_advance_idle(struct cuda *c)
+{
+    int r = encoder_advance(c);
+    if (r != 0)
+        c->tower.failed = r;
+}
+
 int
 encoder_finish_for(struct cuda *c, const struct batch *b)
 {
     const uint64_t handle = c->tower.making.handle;
+    if (c->tower.failed != 0) {
+        snprintf(c->trouble, sizeof c->trouble, "image");
+        return c->tower.failed;
+    }
     for (uint32_t i = 0; i < b->n_image && handle != 0; i++)
         if (b->image[i].handle == handle)
             return launch_layers(c, INFINITY);
@@ -476,6 +488,7 @@ encoder_run(struct cuda *c, const float *pixels, int height, int width,
     int r = begin(c, pixels, &t);
     if (r != 0) {
         v->image[place].n = 0;
+        v->making.handle = 0;
         return cuda_check(c, r, c->trouble, e);
     }
     *handle = (uint64_t)place + 1;
