@@ -241,6 +241,8 @@ path_name(const struct cuda *c, int n, bool shared, bool down)
             return down ? "moe_shared (down)" : "moe_shared (gate, up)";
         return down ? "moe_mid (down)" : "moe_mid (gate, up)";
     case PATH_PREFILL:
+        if (n <= c->narrow_max)
+            return down ? "moe_narrow (down)" : "moe_narrow (gate, up)";
         return down ? "moe_prefill (down)" : "moe_prefill (gate, up)";
     case PATH_PORTABLE:
         break;

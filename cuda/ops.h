@@ -144,8 +144,8 @@ int cuda_moe_mid(const struct moe *m, bool shared, unsigned *barrier,
  * behind route_few or route_sort, beside which it runs. */
 int cuda_moe_shared_up(const struct moe *m, cudaStream_t s);
 int cuda_moe_shared_down(const struct moe *m, cudaStream_t s);
-/* Both with wgmma (sm_90a, NVFP4, moe_prefill.cu); items of width MOE_NARROW or
- * MOE_WIDE. gather: [n * slots, dim] bf16 scratch, may be y. */
+/* Both with wgmma (sm_90a, NVFP4, moe_prefill.cu); items of width MOE_NARROW,
+ * which moe_narrow.cu takes, or MOE_WIDE. gather: [n * slots, dim] bf16 scratch, may be y. */
 bool cuda_moe_prefill_fits(const struct moe *m);
 struct moe_maps;
 struct moe_maps *cuda_moe_maps(void *gather, void *h, int rows, int dim,

@@ -146,9 +146,9 @@ break_decoder(struct cuda *c, const char *what)
          nvfp4_kernels ? "moe_shared (gate, up)" : "gemm (gate, up)"},
         {(char *)l->w2 + w2 - l->stride2, l->stride2, mid,
          nvfp4_kernels ? "moe_shared (down)" : "gemm (down)"},
-        {l->w13, w13, many, nvfp4_kernels ? "moe_prefill (gate, up)"
+        {l->w13, w13, many, nvfp4_kernels ? "moe_narrow (gate, up)"
                                           : "gemm (gate, up)"},
-        {l->w2, w2, many, nvfp4_kernels ? "moe_prefill (down)"
+        {l->w2, w2, many, nvfp4_kernels ? "moe_narrow (down)"
                                         : "gemm (down)"},
         {c->norm, dim * 2, many, "gemm (head)"},
         {ALL(c->output), few, "gemm (head)"},
