@@ -207,6 +207,7 @@ check_form(const char *dir, const struct form *f, int layers,
         printf("FAIL %s: %s\n", f->what, e.text);
         bad++;
     }
+    bad += done == 0;       /* the plan has room for none */
     printf("%s %s, layers: %d: %d steps, largest error %.2f of its bound\n",
            bad ? "FAIL" : "ok  ", f->what, layers, done, most);
     fflush(stdout);
@@ -522,19 +523,22 @@ check_all(const char *dir)
 static int
 check_briefly(const char *dir, char **name)
 {
-    int bad = 0;
+    int bad = 0, found = 0;
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         char **at = name;
         while (*at != NULL && strcmp(*at, forms[i].what) != 0)
             at++;
         if (*name != NULL && *at == NULL)
             continue;
+        found++;
         bad += check_form(dir, &forms[i], 2, CONTEXT, some,
                           sizeof some / sizeof some[0]);
         if (i == 0)
             bad += check_alone(dir, &forms[i]);
     }
-    return bad;
+    if (found == 0)
+        printf("FAIL no model is called %s\n", *name);
+    return bad + (found == 0);
 }
 
 /* AC-35, AC-37, AC-38 */
