@@ -1,3 +1,5 @@
+/* What the parts of the self-test share, see selftest_rows.h. Stored rows are
+ * read from the checkpoint anew each time, in the forms that it has. */
 #include "config.h"
 
 #include "cuda/selftest_rows.h"
