@@ -9,8 +9,9 @@
  *   16 consumer warps  do the maths; two share a ring of units.
  *   1 producer warp    lane r feeds ring r by bulk copies in a fixed order
  *                      that runs on through all phases and layers; it stops
- *                      only for a free stage and for the routing. Cache
- *                      blocks take the rings' memory in between.
+ *                      only for a free stage and for the routing, and spaces
+ *                      rows of wo where there are no keys. Cache blocks take
+ *                      the rings' memory in between.
  *   1 routing warp     chooses the experts and clears the board.
  * Phases of a layer, with what block c makes of each, and "=>" where blocks
  * wait for each other:

@@ -5,7 +5,8 @@
  * bias, mask, temperature, top_k, top_p, min_p, and the same counter-based
  * uniform number inverts the same cumulative sum, so both draw the same ids
  * but for rounding. Processed logits go to a copy; the row stays as it is.
- *   no cut        one pass in id order finds the id.
+ *   no cut        sums of 32 parts in id order, of the slices of one part, and
+ *                 of the ids of one slice find the id.
  *   top_k, top_p  a histogram of the distance to the largest logit picks a
  *                 few thousand candidates, which are sorted in shared memory;
  *                 when they hold enough ids or mass, the rest cannot matter.
