@@ -32,14 +32,17 @@ static const struct command commands[] = {
      pack_command},
     {"bench",
      "serve [--url URL] [--key KEY[,KEY...]] [--model NAME] [--streams N]\n"
-     "           [--requests N] [--tokens N] [--prompt-words N] [--rate R]\n"
-     "           [--ramp SECONDS] [--slack MS] [--pid PID] [--no-stream] "
-     "[--json]\n"
+     "           [--requests N] [--tokens N] [--prompt-words N] "
+     "[--prompt-ids N]\n"
+     "           [--vocab N] [--rate R] [--ramp SECONDS] [--slack MS] "
+     "[--pid PID]\n"
+     "           [--no-stream] [--runs N] [--json]\n"
      "       siroccoctl bench engine [--model DIR] [--backend NAME] "
      "[--dummy]\n"
      "           [--batches N,...] [--prefills N,...] [--prompt N] "
      "[--tokens N]\n"
-     "           [--runs N] [--step N] [--threads N] [--vocab N] [--json]",
+     "           [--runs N] [--step N] [--threads N] [--vocab N]\n"
+     "           [--roof GB[,TFLOP[,TFLOP]]] [--json]",
      "measures a running server, or a back end by itself", bench_command},
 };
 
