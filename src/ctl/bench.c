@@ -14,10 +14,15 @@
 int
 bench_command(int argc, char **argv)
 {
+    int (*run)(int, char **) = NULL;
     if (argc >= 2 && strcmp(argv[1], "serve") == 0)
-        return bench_serve(argc - 1, argv + 1);
+        run = bench_serve;
     if (argc >= 2 && strcmp(argv[1], "engine") == 0)
-        return bench_engine(argc - 1, argv + 1);
+        run = bench_engine;
+    if (run != NULL) {
+        argv[1] = argv[0];    /* the command, as `help` knows it */
+        return run(argc - 1, argv + 1);
+    }
     command_fail(argv[0], "say what: serve or engine; see siroccoctl help "
                  "bench");
     return EXIT_USAGE;

@@ -1,6 +1,7 @@
 """siroccoctl bench engine: the numbers agree with a pace that is known."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -90,6 +91,24 @@ def test_wrong_command_lines_are_told(arguments):
     done = ctl.run("bench", *arguments)
     assert done.returncode == 2
     assert done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("what", ["serve", "engine"])
+def test_an_unknown_argument_names_help_that_exists(what):
+    done = ctl.run("bench", what, "--nonsense")
+    assert done.returncode == 2
+    hint = done.stderr.split("see siroccoctl ")[1].split()
+    assert "--nonsense" not in hint
+    assert ctl.run(*hint).returncode == 0
+
+
+def test_full_size_says_what_has_to_be_made(tmp_path):
+    done = subprocess.run([ctl.TOP / "contrib/full-size", "--build",
+                           tmp_path, tmp_path / "files"],
+                          capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "siroccoctl is not there" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_failing_back_end_is_told():
