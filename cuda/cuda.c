@@ -4,9 +4,9 @@
 
 #include "cuda/cuda_backend.h"
 #include "cuda/cuda_state.h"
-#include "cuda/decode_one.h"
+#include "cuda/one/decode_one.h"
 #include "cuda/driver.h"
-#include "cuda/packed.h"
+#include "cuda/load/packed.h"
 
 #include "base/clock.h"
 #include "base/log.h"

@@ -5,7 +5,7 @@
 #include "config.h"
 
 #include "cuda/cuda_state.h"
-#include "cuda/decode_one.h"
+#include "cuda/one/decode_one.h"
 
 #include "base/meminfo.h"
 

@@ -79,7 +79,7 @@ def test_the_source_says_which_kernels_ask():
 
 
 def test_a_launch_leaves_room_for_static_memory():
-    text = (TOP / "cuda/device.cuh").read_text()
+    text = (TOP / "cuda/part/device.cuh").read_text()
     limit = int(re.search(r"#define PORTABLE_SMEM (\d+)", text).group(1))
     static = int(re.search(r"#define STATIC_SMEM (\d+)", text).group(1))
     assert (limit, static) == (99 * 1024, 1024)

@@ -23,7 +23,7 @@
 
 #include "cuda/cuda_backend.h"
 #include "cuda/driver.h"
-#include "cuda/packed.h"
+#include "cuda/load/packed.h"
 #include "made_checkpoint.h"
 
 static void

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "cuda/cuda_backend.h"
-#include "cuda/packed.h"
+#include "cuda/load/packed.h"
 
 struct form {
     const char *what;

@@ -18,7 +18,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "cuda/cuda_backend.h"
-#include "cuda/selftest.h"
+#include "cuda/selftest/selftest.h"
 
 static const char params[] =
     "{\"dim\":%d,\"n_layers\":1,\"n_heads\":%d,\"rope_theta\":10000.0,"

@@ -2,8 +2,8 @@
  * Every kernel of the CUDA back end against plain code, through real steps:
  * models of several shapes and stored forms with random weights are loaded
  * by the real loader, one layer of them runs, and each stage is compared
- * (cuda/selftest.c). What nothing may read is poisoned: memory beyond the
- * rows of a step holds not-a-number from the step before.
+ * (cuda/selftest/selftest.c). What nothing may read is poisoned: memory beyond
+ * the rows of a step holds not-a-number from the step before.
  *
  * Every step runs twice and must give the same bits. Texts that are continued
  * with two steps in flight come out as with one, together and alone, and ids
@@ -24,8 +24,8 @@
 
 #include "base/err.h"
 #include "cuda/cuda_backend.h"
-#include "cuda/decode_one.h"
-#include "cuda/selftest.h"
+#include "cuda/one/decode_one.h"
+#include "cuda/selftest/selftest.h"
 
 #define CONTEXT 44000 /* of the cases below */
 #define FAR 132000

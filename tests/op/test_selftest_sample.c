@@ -2,7 +2,7 @@
  * agree with, and against what no rule gives. Needs no GPU. */
 #include "config.h"
 
-#include "cuda/selftest_sample.h"
+#include "cuda/selftest/selftest_sample.h"
 
 #include <math.h>
 #include <setjmp.h>
