@@ -43,7 +43,7 @@ DEV uint64_t
 token_desc(uint32_t word)
 {
     uint64_t d;
-    asm("mov.b64 %0, {%1, %2};" : "=l"(d) : "r"(word), "r"(0x40000040));
+    asm("mov.b64 %0, {%1, %2};" : "=l"(d) : "r"(word), "r"(WGMMA_ROWS_128));
     return d;
 }
 

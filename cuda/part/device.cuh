@@ -42,15 +42,6 @@ ld_weight(const void *p)
     return v;
 }
 
-DEV uint2
-ld_weight2(const void *p)
-{
-    uint2 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];"
-                 : "=r"(v.x), "=r"(v.y) : "l"(p));
-    return v;
-}
-
 /* What an earlier kernel wrote: never hoisted above pdl_wait. */
 DEV uint4
 ld_act(const void *p)

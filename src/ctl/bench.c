@@ -70,6 +70,17 @@ samples_percentile(struct samples *s, double p)
     return s->x[i] + (at - (double)i) * (s->x[i + 1] - s->x[i]);
 }
 
+struct samples_range
+samples_range(struct samples *s)
+{
+    struct samples_range r = {samples_percentile(s, 50),
+                              samples_percentile(s, 0),
+                              samples_percentile(s, 100), 0};
+    if (r.mid > 0)
+        r.spread = (r.high - r.low) / r.mid;
+    return r;
+}
+
 /* First number of a thread's schedstat: nanoseconds on a CPU. */
 static uint64_t
 thread_ns(int pid, const char *tid)

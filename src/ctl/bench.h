@@ -17,6 +17,14 @@ void samples_free(struct samples *s);
  * the set. */
 double samples_percentile(struct samples *s, double p);
 
+/* The median, and what lies around it: spread is (high - low) / mid. */
+struct samples_range {
+    double mid, low, high, spread;
+};
+struct samples_range samples_range(struct samples *s); /* sorts the set */
+
+#define BENCH_VOCAB 131072   /* of made prompts where no model says */
+
 /* CPU time and memory of another process. */
 struct process_use {
     uint64_t cpu_ns;        /* all threads, user and system */

@@ -30,7 +30,6 @@
 #include "engine/engine.h"
 
 #define POINTS_MAX 32
-#define VOCAB_DEFAULT 131072
 #define ROOF_CUDA "4800,790,600" /* an H200 */
 
 struct points {
@@ -107,7 +106,7 @@ bench_engine(int argc, char **argv)
         {"dummy", NULL, &o.dummy},
         {"json", NULL, &b.json}, {NULL}};
     long long n_prompt = 128, n_tokens = 64, n_threads = 0, n_step = 512;
-    long long n_vocab = VOCAB_DEFAULT;
+    long long n_vocab = BENCH_VOCAB;
     b.runs = 5;
     if (command_options(argc, argv, rows) != EXIT_OK ||
         command_number("prompt", prompt, 1, 1 << 20, &n_prompt) ||
@@ -280,14 +279,12 @@ static void
 report_json(const struct engine_bench *b, bool decode, uint32_t x,
             struct figures *f)
 {
-    const double rate = samples_percentile(&f->rate, 50);
-    const double low = samples_percentile(&f->rate, 0);
-    const double high = samples_percentile(&f->rate, 100);
+    const struct samples_range rate = samples_range(&f->rate);
     printf("{\"what\": \"%s\", \"%s\": %u, \"runs\": %lld, "
            "\"tokens_s\": %.2f, \"lowest\": %.2f, \"highest\": %.2f, "
            "\"spread\": %.4f", decode ? "decode" : "prefill",
-           decode ? "batch" : "tokens", x, b->runs, rate, low, high,
-           rate > 0 ? (high - low) / rate : 0);
+           decode ? "batch" : "tokens", x, b->runs, rate.mid, rate.low,
+           rate.high, rate.spread);
     if (f->pause.n > 0)
         printf(", \"pause_us\": %.2f", samples_percentile(&f->pause, 50));
     if (f->experts.n > 0)
@@ -300,7 +297,7 @@ report_json(const struct engine_bench *b, bool decode, uint32_t x,
     if (f->roof.n > 0)
         printf(", \"roof_tokens_s\": %.2f, \"of_roof\": %.4f",
                samples_percentile(&f->roof, 50),
-               rate / samples_percentile(&f->roof, 50));
+               rate.mid / samples_percentile(&f->roof, 50));
     printf("}\n");
 }
 
@@ -308,9 +305,7 @@ static void
 report(const struct engine_bench *b, bool decode, uint32_t x,
        struct figures *f)
 {
-    const double rate = samples_percentile(&f->rate, 50);
-    const double low = samples_percentile(&f->rate, 0);
-    const double high = samples_percentile(&f->rate, 100);
+    const struct samples_range rate = samples_range(&f->rate);
     const double roof = samples_percentile(&f->roof, 50);
     if (b->json) {
         report_json(b, decode, x, f);
@@ -319,8 +314,8 @@ report(const struct engine_bench *b, bool decode, uint32_t x,
     }
     printf("%-8s %s %-6u  %10.1f tokens/s  (%.1f to %.1f in %lld runs, "
            "spread %.1f %%)", decode ? "decode" : "prefill",
-           decode ? "batch" : "prompt", x, rate, low, high, b->runs,
-           rate > 0 ? 100 * (high - low) / rate : 0);
+           decode ? "batch" : "prompt", x, rate.mid, rate.low, rate.high,
+           b->runs, 100 * rate.spread);
     if (f->pause.n > 0)
         printf("  pause %.2f us", samples_percentile(&f->pause, 50));
     printf("\n");
@@ -332,7 +327,7 @@ report(const struct engine_bench *b, bool decode, uint32_t x,
         printf(", %.2f experts a layer and step",
                samples_percentile(&f->experts, 50));
     if (f->roof.n > 0)
-        printf(": %.1f %% of a roof of %.1f tokens/s", 100 * rate / roof,
+        printf(": %.1f %% of a roof of %.1f tokens/s", 100 * rate.mid / roof,
                roof);
     if (f->bytes.n > 0)
         printf("\n");

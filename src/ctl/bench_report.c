@@ -99,19 +99,16 @@ static void
 put_spread(const struct bench *b, const char *name, const char *unit,
            struct samples *s)
 {
-    const double mid = samples_percentile(s, 50);
-    const double low = samples_percentile(s, 0);
-    const double high = samples_percentile(s, 100);
-    const double spread = mid > 0 ? (high - low) / mid : 0;
+    const struct samples_range r = samples_range(s);
     if (s->n == 0)
         return;
     if (b->json)
         printf(", \"%s\": {\"median\": %.3f, \"lowest\": %.3f, "
-               "\"highest\": %.3f, \"spread\": %.4f}", name, mid, low, high,
-               spread);
+               "\"highest\": %.3f, \"spread\": %.4f}", name, r.mid, r.low,
+               r.high, r.spread);
     else
         printf("%-22s median %.1f  lowest %.1f  highest %.1f %s, spread "
-               "%.1f %%\n", name, mid, low, high, unit, 100 * spread);
+               "%.1f %%\n", name, r.mid, r.low, r.high, unit, 100 * r.spread);
 }
 
 void

@@ -36,7 +36,6 @@
 #include "json/json.h"
 
 #define TICK_MS 5
-#define VOCAB_DEFAULT 131072
 
 static int read_options(struct bench *b, int argc, char **argv);
 static int parse_url(struct url *u, const char *text);
@@ -126,7 +125,7 @@ read_options(struct bench *b, int argc, char **argv)
     b->n_tokens = 256;
     b->prompt_words = 30;
     b->slack_ms = 500;
-    b->vocab = VOCAB_DEFAULT;
+    b->vocab = BENCH_VOCAB;
     if (command_options(argc, argv, rows) != EXIT_OK ||
         command_number("runs", runs, 1, 1000, &b->n_runs) ||
         command_number("streams", streams, 1, 100000, &b->n_streams) ||
